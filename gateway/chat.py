@@ -1,0 +1,191 @@
+"""The endpoints that choose a model: read the request, decide, select, forward."""
+
+import re
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.body import Body, parse_body
+from gateway.config import Policy
+from gateway.decision import Decision
+from gateway.errors import BadRequest, BodyTooLarge, ClientGone, DecisionFailed
+from gateway.forward import forward, request_headers
+from gateway.policy import Selection, fall_back, read_wish, select
+from gateway.prompt import Rule, text_of_messages, text_of_prompt
+from gateway.state import State
+
+MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
+
+_T = TypeVar("_T")
+_UNSAFE_IN_HEADER = re.compile(r"[^\x20-\x7e]")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A path of the upstream, the field that holds its prompt, and how that is read."""
+
+    path: str
+    field: str
+    text: Callable[[Any, Rule], str]
+
+
+CHAT = Endpoint("/v1/chat/completions", "messages", text_of_messages)
+COMPLETIONS = Endpoint("/v1/completions", "prompt", text_of_prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """What was decided for one request, for those who watch."""
+
+    selection: Selection
+    policy: Policy | None = None
+    decision: Decision | None = None
+    decision_seconds: float | None = None
+    """How long Triton was asked; None when it was not."""
+
+
+async def chat_completions(request: Request) -> Response:
+    return await _unless_gone(request, _answer(request, CHAT, await _read_body(request)))
+
+
+async def completions(request: Request) -> Response:
+    return await _unless_gone(request, _answer(request, COMPLETIONS, await _read_body(request)))
+
+
+async def alias(request: Request) -> Response:
+    """The blueprint's `/completions`: a chat when it has messages, a completion when it has a prompt."""
+    body = await _read_body(request)
+    return await _unless_gone(request, _answer(request, _endpoint_for(body), body))
+
+
+async def route(request: Request) -> Response:
+    """The decision alone: nothing is forwarded."""
+    body = await _read_body(request)
+    return await _unless_gone(request, _explain(request, body))
+
+
+async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
+    state: State = request.state.router
+    routed = await _route(state, endpoint, body)
+    request.state.routed = routed
+    target = routed.selection.target
+    path = f"{endpoint.path}?{request.url.query}" if request.url.query else endpoint.path
+    headers = request_headers(request.headers, target, request.state.request_id)
+    response = await forward(state.session, target, path, body.rewritten(target.model), headers)
+    for name, value in decision_headers(routed).items():
+        response.headers[name] = value
+    return response
+
+
+async def _explain(request: Request, body: Body) -> Response:
+    routed = await _route(request.state.router, _endpoint_for(body), body)
+    request.state.routed = routed
+    return JSONResponse(explanation(routed), headers=decision_headers(routed))
+
+
+async def _route(state: State, endpoint: Endpoint, body: Body) -> Routed:
+    """Who answers this request."""
+    wish = read_wish(body.fields, state.config)
+    if wish.target is not None:
+        return Routed(Selection(wish.target, wish.reason), wish.policy)
+    assert wish.policy is not None  # a wish has one or the other
+    if endpoint.field not in body.fields:
+        raise BadRequest(f"'{endpoint.field}' is missing", param=endpoint.field)
+    text = endpoint.text(body.fields[endpoint.field], wish.policy.input)
+    return await decide(state, wish.policy, text)
+
+
+async def decide(state: State, policy: Policy, text: str) -> Routed:
+    """Ask Triton and apply the policy; without an answer the policy's fallback stands in."""
+    if not text.strip():
+        return Routed(fall_back(policy, "empty_prompt"), policy)
+    start = time.perf_counter()
+    try:
+        decision = await state.triton_of(policy).decide(policy.triton_model, text, policy.timeout_ms / 1000)
+    except DecisionFailed as failure:
+        return Routed(fall_back(policy, failure.reason), policy, None, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    state.decided_once = True
+    return Routed(select(policy, decision), policy, decision, seconds)
+
+
+def decision_headers(routed: Routed) -> dict[str, str]:
+    """What the client is told of the decision."""
+    headers = {
+        "x-routellm-routed-model": routed.selection.target.model,
+        "x-router-reason": routed.selection.reason,
+    }
+    if routed.policy is not None:
+        headers["x-router-policy"] = routed.policy.name
+    if routed.selection.label is not None:
+        headers["X-Chosen-Classifier"] = routed.selection.label
+    if routed.decision_seconds is not None:
+        headers["x-router-decision-ms"] = f"{routed.decision_seconds * 1000:.1f}"
+    # Model names come from clients, labels from Triton: neither may break out of its header.
+    return {name: _UNSAFE_IN_HEADER.sub("?", value) for name, value in headers.items()}
+
+
+def explanation(routed: Routed) -> dict[str, Any]:
+    """The decision as JSON."""
+    decision, seconds = routed.decision, routed.decision_seconds
+    return {
+        "policy": routed.policy.name if routed.policy else None,
+        "label": routed.selection.label,
+        "model": routed.selection.target.model,
+        "reason": routed.selection.reason,
+        "decision_ms": None if seconds is None else round(seconds * 1000, 1),
+        "scores": None if decision is None else dict(zip(decision.labels, decision.scores, strict=True)),
+        "tokens_read": decision and decision.tokens_read,
+        "tokens_in_prompt": decision and decision.tokens_in_prompt,
+        "checkpoint": decision and decision.checkpoint,
+    }
+
+
+def _endpoint_for(body: Body) -> Endpoint:
+    return COMPLETIONS if "prompt" in body.fields and "messages" not in body.fields else CHAT
+
+
+async def _read_body(request: Request) -> Body:
+    """The parsed body. Raises BadRequest, BodyTooLarge, or ClientGone when the client leaves half-way."""
+    raw = bytearray()
+    try:
+        async for chunk in request.stream():
+            raw += chunk
+            if len(raw) > MAX_BODY_BYTES:
+                raise BodyTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+    except ClientDisconnect:
+        raise ClientGone from None
+    return parse_body(bytes(raw))
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """Run `work`, and cancel it as soon as the client closes its connection: raises ClientGone then.
+
+    A handler that only awaits is not told of a disconnect; without this, Triton and the upstream would go on working
+    for nobody.
+    """
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        group.cancel_scope.cancel()
+
+    result: list[_T] = []
+    failure: Exception | None = None
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        try:
+            result.append(await work)
+        except Exception as error:  # carried out of the group, which would wrap it
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not result:
+        raise ClientGone
+    return result[0]

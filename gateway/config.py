@@ -1,0 +1,325 @@
+"""The configuration file: the blueprint's `config.yaml`, checked in full before anything starts."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from gateway.labels import known_labels
+from gateway.prompt import Rule
+
+_T = TypeVar("_T")
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_TRITON_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/[^/]+)?/infer/?")
+_UNCLASSIFIED = ("Unknown", "No-Label-Reason")
+_RESERVED_NAMES = ("", "auto")
+
+
+class ConfigError(Exception):
+    """The file cannot be used; `faults` has one line for each thing wrong with it."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def _upstream_base(url: str) -> str:
+    """An upstream's base without the `/v1` that both styles of configuration may or may not carry."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected an http:// or https:// URL")
+    if parts.username or parts.password:
+        raise ValueError("expected a URL without credentials; use api_key")
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def _triton_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _TRITON_PATH.fullmatch(parts.path):
+        raise ValueError("expected http://HOST:PORT/v2/models/MODEL/infer")
+    return url
+
+
+def _not_empty(items: tuple[_T, ...]) -> tuple[_T, ...]:
+    # Pydantic's own min_length also complains of items that are there but wrong.
+    if not items:
+        raise ValueError("expected at least one")
+    return items
+
+
+class Llm(BaseModel):
+    """One label's model."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+
+    name: str = Field(min_length=1, description="the label that this model answers")
+    api_base: Annotated[str, AfterValidator(_upstream_base)] = Field(
+        description="the upstream's base URL, with or without /v1"
+    )
+    api_key: SecretStr = Field(
+        default=SecretStr(""), description="sent upstream as a bearer token; empty or missing: the client's own goes on"
+    )
+    model: str = Field(min_length=1, description="the name under which the upstream serves it")
+
+
+class Policy(BaseModel):
+    """Which Triton model decides, and which upstream model each of its labels goes to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, description="how requests name it")
+    url: Annotated[str, AfterValidator(_triton_url)] = Field(
+        description="the blueprint's form, http://HOST:PORT/v2/models/MODEL/infer; host and model are taken, "
+        "and asked over gRPC"
+    )
+    llms: Annotated[tuple[Llm, ...], AfterValidator(_not_empty)] = Field(description="the models, one for each label")
+    fallback: str | None = Field(
+        default=None,
+        description="the llm that answers when there is no decision, or none for its label; "
+        "by default the one for `Unknown` or `No-Label-Reason`, else the first",
+    )
+    input: Rule = Field(
+        default="last_user",
+        description="the text that decides: `last_user`, `first_user` (keeps a conversation on one model) "
+        "or `conversation`",
+    )
+    timeout_ms: int = Field(default=1000, ge=1, le=60_000, description="how long a decision may take, in milliseconds")
+
+    @property
+    def triton_model(self) -> str:
+        """The Triton model in `url`."""
+        match = _TRITON_PATH.fullmatch(urlsplit(self.url).path)
+        assert match is not None  # validated
+        return match["model"]
+
+    @property
+    def triton_host(self) -> str:
+        """The host in `url`, ready for a gRPC target."""
+        host = urlsplit(self.url).hostname
+        assert host is not None  # validated
+        return f"[{host}]" if ":" in host else host
+
+    @property
+    def fallback_llm(self) -> Llm:
+        """The llm that answers when there is no decision."""
+        by_name = {llm.name: llm for llm in self.llms}
+        names = [self.fallback] if self.fallback else _UNCLASSIFIED
+        return next((by_name[name] for name in names if name in by_name), self.llms[0])
+
+    def llms_by_label(self, labels: tuple[str, ...]) -> dict[str, Llm]:
+        """The llm of each label of the Triton model.
+
+        By name when every llm's name is a label; by position, as the blueprint does, when none is and the numbers
+        agree. Raises ValueError, naming the llm, for anything between.
+        """
+        named = [llm for llm in self.llms if llm.name in labels]
+        if len(named) == len(self.llms):
+            return {llm.name: llm for llm in self.llms}
+        if not named and len(self.llms) == len(labels):
+            return dict(zip(labels, self.llms, strict=True))
+        stranger = next(llm for llm in self.llms if llm.name not in labels)
+        raise ValueError(f"llm {stranger.name!r} is no label of model {self.triton_model!r} ({', '.join(labels)})")
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_policy: str | None = Field(default=None, description="the policy of requests that name none; the first")
+    policies: Annotated[tuple[Policy, ...], AfterValidator(_not_empty)] = Field(description="the policies")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration and what its environment adds."""
+
+    default_policy: Policy
+    policies: Mapping[str, Policy]
+    upstream: str | None
+    """`DYNAMO_API_BASE`: where models that no llm names go."""
+    triton_grpc_url: str | None
+    """`TRITON_GRPC_URL`: host:port in place of every policy's own."""
+    warnings: tuple[str, ...]
+
+    def triton_target(self, policy: Policy) -> str:
+        """Where `policy`'s Triton listens for gRPC."""
+        return self.triton_grpc_url or f"{policy.triton_host}:8001"
+
+    def redacted(self) -> dict[str, Any]:
+        """The configuration in force, for people: keys never leave."""
+        policies = []
+        for policy in self.policies.values():
+            shown = policy.model_dump(mode="json")
+            for llm in shown["llms"]:
+                for key in llm.keys() - {"name", "api_base", "model"}:  # unknown keys may hold anything
+                    llm[key] = "[REDACTED]" if llm[key] else llm[key]
+                llm["api_key"] = "[REDACTED]" if _secret(policy, llm["name"]) else ""
+            policies.append(shown)
+        return {
+            "default_policy": self.default_policy.name,
+            "policies": policies,
+            "upstream": self.upstream,
+            "triton_grpc_url": self.triton_grpc_url,
+        }
+
+
+def _secret(policy: Policy, llm_name: str) -> bool:
+    return any(llm.name == llm_name and llm.api_key.get_secret_value() for llm in policy.llms)
+
+
+def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
+    """Read, expand and check a configuration file.
+
+    Raises ConfigError with every fault that can be found in one go.
+    """
+    tree = _read_yaml(path)
+    unset: dict[str, list[str]] = {}
+    tree = _expand(tree, environ, "", unset)
+    faults, warnings = _judge_unset(unset)
+    try:
+        file = _File.model_validate(tree)
+    except ValidationError as error:
+        emptied = {place for places in unset.values() for place in places}
+        details = error.errors(include_input=False, include_url=False)
+        faults += [fault for place, fault in map(_fault, details) if place not in emptied]
+        raise ConfigError([f"{path}: {fault}" for fault in faults]) from None
+    faults += _check_names(file)
+    for index, policy in enumerate(file.policies):
+        _check_llms(policy, f"policies[{index}]", faults, warnings)
+    if upstream := environ.get("DYNAMO_API_BASE", ""):
+        try:
+            upstream = _upstream_base(upstream)
+        except ValueError as error:
+            faults.append(f"environment variable DYNAMO_API_BASE: {error}")
+    if faults:
+        raise ConfigError([f"{path}: {fault}" for fault in faults])
+    policies = {policy.name: policy for policy in file.policies}
+    return Config(
+        default_policy=policies[file.default_policy or file.policies[0].name],
+        policies=policies,
+        upstream=upstream or None,
+        triton_grpc_url=environ.get("TRITON_GRPC_URL") or None,
+        warnings=tuple(f"{path}: {warning}" for warning in dict.fromkeys(warnings)),
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as PyYAML reads it, with a key that stands twice refused instead of lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: is not valid UTF-8"]) from None
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())  # PyYAML draws over several lines
+        raise ConfigError([f"{path}: is not valid YAML: {problem}"]) from None
+    except (RecursionError, ValueError, TypeError) as error:  # too deep; a date that is none; an unhashable key
+        raise ConfigError([f"{path}: is not valid YAML: {type(error).__name__}: {error}"]) from None
+
+
+def _expand(node: Any, environ: Mapping[str, str], place: str, unset: dict[str, list[str]]) -> Any:
+    """Replace `${VAR}` and `${VAR:-default}` in every string value, noting in `unset` what has neither.
+
+    After parsing, so that a value can't become structure.
+    """
+    if isinstance(node, dict):
+        return {
+            key: _expand(value, environ, f"{place}.{key}" if place else str(key), unset) for key, value in node.items()
+        }
+    if isinstance(node, list):
+        return [_expand(item, environ, f"{place}[{index}]", unset) for index, item in enumerate(node)]
+    if not isinstance(node, str):
+        return node
+
+    def replace(match: re.Match[str]) -> str:
+        value = environ.get(match["name"])
+        if not value and match["default"] is not None:  # as a shell's :- does
+            return match["default"]
+        if value is None:
+            unset.setdefault(match["name"], []).append(place)
+        return value or ""
+
+    return _VARIABLE.sub(replace, node)
+
+
+def _judge_unset(unset: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:
+    """Faults and warnings, one for each variable: an api_key may stay empty, nothing else may."""
+    faults, warnings = [], []
+    for name, places in unset.items():
+        needed = [place for place in places if not place.endswith(".api_key")]
+        if needed:
+            others = f" and {len(needed) - 1} more" if len(needed) > 1 else ""
+            faults.append(f"{needed[0]}{others}: environment variable {name} is not set")
+        else:
+            warnings.append(f"environment variable {name} is not set: requests go upstream without that api_key")
+    return faults, warnings
+
+
+def _fault(detail: Any) -> tuple[str, str]:
+    """A fault of pydantic's: the key's path, and one line with what was expected there."""
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+    message = {"extra_forbidden": "unknown key", "missing": "missing"}.get(detail["type"], detail["msg"])
+    message = message.removeprefix("Value error, ")
+    return place, f"{place}: {message}" if place else message
+
+
+def _check_names(file: _File) -> list[str]:
+    faults = []
+    names = [policy.name for policy in file.policies]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            faults.append(f"policies[{index}].name: policy {name!r} is defined twice")
+        if name in _RESERVED_NAMES:
+            faults.append(f"policies[{index}].name: {name!r} means the default policy, and cannot name one")
+    if file.default_policy and file.default_policy not in names:
+        faults.append(f"default_policy: there is no policy {file.default_policy!r}; there are {', '.join(names)}")
+    return faults
+
+
+def _check_llms(policy: Policy, place: str, faults: list[str], warnings: list[str]) -> None:
+    names = [llm.name for llm in policy.llms]
+    for index, llm in enumerate(policy.llms):
+        if llm.name in names[:index]:
+            faults.append(f"{place}.llms[{index}].name: {llm.name!r} is defined twice in policy {policy.name!r}")
+        warnings += [f"{place}.llms[{index}].{key}: unknown key, ignored" for key in llm.model_extra or ()]
+    if policy.fallback and policy.fallback not in names:
+        faults.append(f"{place}.fallback: policy {policy.name!r} has no llm {policy.fallback!r}")
+    labels = known_labels(policy.triton_model)
+    if labels is None:
+        return
+    try:
+        by_label = policy.llms_by_label(labels)
+    except ValueError as error:
+        faults.append(f"{place}.llms: policy {policy.name!r}: {error}")
+        return
+    warnings.extend(_label_warnings(policy, place, labels, by_label))
+
+
+def _label_warnings(policy: Policy, place: str, labels: tuple[str, ...], by_label: Mapping[str, Llm]) -> Iterator[str]:
+    if not any(llm.name in labels for llm in policy.llms):
+        yield (
+            f"{place}.llms: policy {policy.name!r}: no llm is named after a label of {policy.triton_model!r}; "
+            "they are taken in the labels' order"
+        )
+    missing = [label for label in labels if label not in by_label]
+    if missing:
+        yield (
+            f"{place}.llms: policy {policy.name!r} has no llm for {', '.join(missing)}; "
+            f"the fallback {policy.fallback_llm.name!r} answers"
+        )

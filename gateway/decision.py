@@ -1,0 +1,125 @@
+"""What Triton says of a prompt: one gRPC call, under a deadline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferInput, InferRequestedOutput
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from gateway.errors import DecisionFailed, DecisionTimeout, TritonUnavailable
+from gateway.labels import known_labels
+
+_CHANNEL_ARGUMENTS = [
+    # A Triton that comes back is found within a second; gRPC's own default backs off to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A connection that hangs without closing is noticed.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+]
+_MOST_LABELS = 4096  # asked of a model that is not ours; Triton answers with as many as it has
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one prompt is, by one model."""
+
+    label: str
+    labels: tuple[str, ...]
+    """All labels of the model, in its order; empty strings when it has no label file."""
+    scores: tuple[float, ...]
+    """A score for each label."""
+    tokens_read: int | None = None
+    tokens_in_prompt: int | None = None
+    checkpoint: str | None = None
+    """`name:version:digest` of the network that answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What is asked of which model. Ours answer by name through `router_ensemble`, others by their `OUTPUT`."""
+
+    model: str
+    outputs: list[InferRequestedOutput] = field(repr=False)
+    kind: str | None = None
+
+
+def _question(triton_model: str) -> _Question:
+    if known_labels(triton_model) is None:
+        return _Question(triton_model, [InferRequestedOutput("OUTPUT", class_count=_MOST_LABELS)])
+    kind = triton_model.removesuffix("_router_ensemble")
+    names = (f"{kind}_label", f"{kind}_scores", "tokens", "checkpoint")
+    return _Question("router_ensemble", [InferRequestedOutput(name) for name in names], kind)
+
+
+class TritonClient:
+    """One Triton. To be made inside the running event loop, and closed."""
+
+    def __init__(self, target: str) -> None:
+        """`target`: host:port of its gRPC endpoint."""
+        self._client = InferenceServerClient(target, channel_args=_CHANNEL_ARGUMENTS)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def decide(self, triton_model: str, text: str, seconds: float) -> Decision:
+        """Classify `text` with `triton_model`. Cancelling the call cancels the request at Triton.
+
+        Raises DecisionTimeout past `seconds`, TritonUnavailable when it cannot be reached or does not serve the
+        model, DecisionFailed for any other failure.
+        """
+        question = _question(triton_model)
+        prompt = InferInput("INPUT", [1, 1], "BYTES")
+        # A lone surrogate, which JSON can carry, has no UTF-8: it becomes a question mark.
+        prompt.set_data_from_numpy(np.array([[text.encode(errors="replace")]], dtype=np.object_))
+        try:
+            result = await self._client.infer(
+                question.model, [prompt], outputs=question.outputs, client_timeout=seconds
+            )
+        except InferenceServerException as error:
+            raise _failure(error) from error
+        if question.kind is None:
+            return _read_classes(result.as_numpy("OUTPUT"))
+        known = known_labels(triton_model)
+        assert known is not None  # only ours have a kind
+        tokens = result.as_numpy("tokens")[0]
+        return Decision(
+            label=result.as_numpy(f"{question.kind}_label")[0, 0].decode(),
+            labels=known,
+            scores=tuple(result.as_numpy(f"{question.kind}_scores")[0].tolist()),
+            tokens_read=int(tokens[0]),
+            tokens_in_prompt=int(tokens[1]),
+            checkpoint=result.as_numpy("checkpoint")[0, 0].decode(),
+        )
+
+
+def _failure(error: InferenceServerException) -> DecisionFailed:
+    match error.status():
+        case "StatusCode.DEADLINE_EXCEEDED":
+            return DecisionTimeout("no decision within the deadline")
+        case "StatusCode.UNAVAILABLE" | "StatusCode.NOT_FOUND":
+            return TritonUnavailable(error.message())
+        case _:
+            return DecisionFailed(error.message())
+
+
+def _read_classes(classes: NDArray[np.object_]) -> Decision:
+    """A Decision out of Triton's classification strings, `value:index` or `value:index:label`, best first.
+
+    Raises DecisionFailed when they are none.
+    """
+    rows: Sequence[bytes] = classes.reshape(-1).tolist()
+    scores, labels = [0.0] * len(rows), [""] * len(rows)
+    try:
+        parsed = [row.decode().split(":", 2) for row in rows]
+        for value, index, *label in parsed:
+            scores[int(index)] = float(value)
+            labels[int(index)] = label[0] if label else ""
+        best = int(parsed[0][1])
+    except (ValueError, IndexError) as error:
+        raise DecisionFailed(f"the model's OUTPUT is no list of classes: {error}") from error
+    return Decision(labels[best] or str(best), tuple(labels), tuple(scores))

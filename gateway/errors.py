@@ -1,0 +1,90 @@
+"""Everything that can go wrong with a request, and what the client is told.
+
+GatewayError                    one of ours; `status` and an OpenAI-shaped body
+├── BadRequest            400   the request itself is wrong; `param` names where
+├── NotFound              404   it names a policy, llm or model that is not there
+├── BodyTooLarge          413   it is longer than the gateway reads
+├── UpstreamUnavailable   502   the model's server refused or broke off before it answered
+└── UpstreamTimeout       504   the model's server did not begin to answer in time
+
+DecisionFailed                  Triton gave no decision: never reaches the client, the policy's fallback answers
+├── DecisionTimeout             it did not answer within the policy's deadline
+└── TritonUnavailable           it cannot be reached, or does not serve the model
+
+ClientGone                      nobody is left to answer
+"""
+
+from typing import ClassVar
+
+from starlette.responses import JSONResponse
+
+
+class GatewayError(Exception):
+    """An error that the client is told about, in OpenAI's shape."""
+
+    status: ClassVar[int]
+    type: ClassVar[str]
+    default_code: ClassVar[str | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.default_code
+
+    def response(self) -> JSONResponse:
+        """The answer to the client."""
+        return error_response(self.status, self.message, self.type, self.param, self.code)
+
+
+class BadRequest(GatewayError):
+    status = 400
+    type = "invalid_request_error"
+
+
+class NotFound(GatewayError):
+    status = 404
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(GatewayError):
+    status = 413
+    type = "invalid_request_error"
+    default_code = "body_too_large"
+
+
+class UpstreamUnavailable(GatewayError):
+    status = 502
+    type = "upstream_error"
+    default_code = "upstream_unavailable"
+
+
+class UpstreamTimeout(GatewayError):
+    status = 504
+    type = "upstream_error"
+    default_code = "upstream_timeout"
+
+
+class DecisionFailed(Exception):
+    """Triton gave no decision; `reason` is what `x-router-reason` says."""
+
+    reason = "decision_failed"
+
+
+class DecisionTimeout(DecisionFailed):
+    reason = "decision_timeout"
+
+
+class TritonUnavailable(DecisionFailed):
+    reason = "triton_unavailable"
+
+
+class ClientGone(Exception):
+    """The client closed its connection before the answer."""
+
+
+def error_response(
+    status: int, message: str, type: str, param: str | None = None, code: str | None = None
+) -> JSONResponse:
+    """An error in OpenAI's shape."""
+    return JSONResponse({"error": {"message": message, "type": type, "param": param, "code": code}}, status_code=status)

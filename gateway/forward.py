@@ -1,0 +1,120 @@
+"""Bytes through: the request to the upstream, its answer to the client, neither read nor changed."""
+
+from collections.abc import Iterable
+
+import aiohttp
+import anyio
+import yarl
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from gateway.errors import UpstreamTimeout, UpstreamUnavailable
+from gateway.policy import Target
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_NOT_FORWARDED = HOP_BY_HOP | {"host", "content-length", "expect"}
+_NOT_RETURNED = HOP_BY_HOP | {"date", "server"}  # the HTTP server writes its own
+_CONNECT_SECONDS = 5.0
+_SILENCE_SECONDS = 600.0  # a long prompt on a busy GPU; the same as the openai client's own patience
+_CHUNK_BYTES = 65536
+
+
+def open_session() -> aiohttp.ClientSession:
+    """The client for all upstreams. It adds nothing of its own: no cookies, no decompression, no headers."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS),
+        read_bufsize=_CHUNK_BYTES,
+        max_line_size=65536,
+        max_field_size=65536,
+    )
+
+
+def request_headers(headers: Headers, target: Target, request_id: str) -> list[tuple[str, str]]:
+    """The client's headers, hop-by-hop ones aside; the target's key, where it has one, in place of the client's."""
+    dropped = _NOT_FORWARDED | _connection_options(headers.getlist("connection"))
+    kept = [(name, value) for name, value in headers.items() if name not in dropped and name != "x-request-id"]
+    kept.append(("x-request-id", request_id))
+    if target.api_key:
+        kept = [(name, value) for name, value in kept if name != "authorization"]
+        kept.append(("authorization", f"Bearer {target.api_key}"))
+    return kept
+
+
+def _connection_options(values: Iterable[str]) -> set[str]:
+    """Header names that `Connection` declares to be meant for one hop."""
+    return {option.strip().lower() for value in values for option in value.split(",")}
+
+
+async def forward(
+    session: aiohttp.ClientSession, target: Target, path: str, body: bytes, headers: list[tuple[str, str]]
+) -> "UpstreamResponse":
+    """Send the request and wait for the head of the answer.
+
+    Raises UpstreamUnavailable when the upstream cannot be reached or breaks off first, UpstreamTimeout when it is
+    silent for too long.
+    """
+    try:
+        url = yarl.URL(target.api_base + path, encoded=True)
+        answer = await session.post(url, data=body, headers=headers, allow_redirects=False)
+    except (aiohttp.ServerTimeoutError, TimeoutError) as error:
+        raise UpstreamTimeout("the model's server did not answer in time") from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise UpstreamUnavailable(f"the model's server cannot be reached ({type(error).__name__})") from error
+    return UpstreamResponse(answer)
+
+
+class UpstreamResponse(Response):
+    """The upstream's answer: status, headers and body as they come.
+
+    It owns the upstream's connection and closes it whatever happens, so that the upstream stops working for a client
+    that is gone. When the upstream breaks off, the answer ends without its last chunk, which clients see as broken.
+    """
+
+    def __init__(self, upstream: aiohttp.ClientResponse) -> None:
+        self.upstream = upstream
+        self.status_code = upstream.status
+        self.background = None
+        dropped = _NOT_RETURNED | _connection_options(upstream.headers.getall("connection", []))
+        headers = ((name.lower(), value) for name, value in upstream.raw_headers)
+        self.raw_headers = [(name, value) for name, value in headers if name.decode("latin-1") not in dropped]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_cancel_when_gone, receive, group.cancel_scope)
+                await self._pass_on(send)
+                group.cancel_scope.cancel()
+        finally:
+            self.upstream.close()  # back to the pool if it was read to its end, cut otherwise
+
+    async def _pass_on(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for chunk in self.upstream.content.iter_any():
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return  # no final message: the server cuts the connection
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()

@@ -1,0 +1,30 @@
+"""Whether the gateway lives, is ready, and with which configuration."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from gateway.chat import decide
+from gateway.errors import error_response
+from gateway.state import State
+
+
+async def health(request: Request) -> JSONResponse:
+    """The blueprint's health check; also liveness."""
+    return JSONResponse({"status": "OK"})
+
+
+async def ready(request: Request) -> JSONResponse:
+    """Ready once one decision has been made; a Triton that fails later is what fallbacks are for."""
+    state: State = request.state.router
+    if not state.decided_once:
+        routed = await decide(state, state.config.default_policy, "ping")
+        if not state.decided_once:
+            return error_response(
+                503, f"no decision yet: {routed.selection.reason}", "not_ready", code=routed.selection.reason
+            )
+    return JSONResponse({"status": "OK"})
+
+
+async def config(request: Request) -> JSONResponse:
+    state: State = request.state.router
+    return JSONResponse(state.config.redacted())

@@ -1,0 +1,73 @@
+"""Prometheus metrics. Labels are names out of the configuration and Triton's labels: never a client's text."""
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.record import Record
+
+# A GPU decides in a few milliseconds, two CPU cores in tens; the default deadline is one second.
+_DECISION_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+# Answers take from tens of milliseconds (a short one's first byte) to minutes (a long one's last).
+_ANSWER_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metrics:
+    """The metrics of one application, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "llm_router_requests_total",
+            "Finished requests.",
+            ("path", "status", "outcome"),
+            registry=self.registry,
+        )
+        self.routed = Counter(
+            "llm_router_routed_total",
+            "Requests for which a model was chosen.",
+            ("policy", "label", "model", "reason"),
+            registry=self.registry,
+        )
+        self.decision_seconds = Histogram(
+            "llm_router_decision_seconds",
+            "Time from asking Triton to its answer or failure.",
+            ("policy",),
+            buckets=_DECISION_BUCKETS,
+            registry=self.registry,
+        )
+        self.first_byte_seconds = Histogram(
+            "llm_router_first_byte_seconds",
+            "Time from a request's arrival to the first byte of its answer.",
+            ("path",),
+            buckets=_ANSWER_BUCKETS,
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "llm_router_request_seconds",
+            "Time from a request's arrival to the last byte of its answer.",
+            ("path",),
+            buckets=_ANSWER_BUCKETS,
+            registry=self.registry,
+        )
+
+    def count(self, record: Record) -> None:
+        """Observer."""
+        self.requests.labels(record.path, str(record.status), record.outcome).inc()
+        self.request_seconds.labels(record.path).observe(record.seconds)
+        if record.first_byte_seconds is not None:
+            self.first_byte_seconds.labels(record.path).observe(record.first_byte_seconds)
+        if (routed := record.routed) is None:
+            return
+        selection = routed.selection
+        policy = routed.policy.name if routed.policy else ""
+        # A model that the client named itself could be anything.
+        model = "" if selection.reason == "passthrough" else selection.target.model
+        self.routed.labels(policy, selection.label or "", model, selection.reason).inc()
+        if routed.decision_seconds is not None:
+            self.decision_seconds.labels(policy).observe(routed.decision_seconds)
+
+    async def endpoint(self, request: Request) -> Response:
+        """`GET /metrics`."""
+        return Response(generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_LATEST})

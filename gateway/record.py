@@ -1,0 +1,109 @@
+"""One frozen record of what happened to a request, given to everyone who watches."""
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.chat import Routed
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A finished request. It holds no content: no prompt, no completion, no key."""
+
+    request_id: str
+    method: str
+    path: str
+    """The route's path; empty for a request that matched none."""
+    status: int | None
+    """None when the client left before an answer began."""
+    outcome: Literal["complete", "client_gone", "broken"]
+    """`broken`: the answer began and could not be finished."""
+    seconds: float
+    first_byte_seconds: float | None
+    bytes_out: int
+    routed: Routed | None
+
+
+Observer = Callable[[Record], None]
+
+
+class RecordRequests:
+    """ASGI middleware: gives each request an id, and its record to the observers when it is over."""
+
+    def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
+        self.app = app
+        self.observers = observers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        watched = _Watched(receive, send, _request_id(Headers(scope=scope)))
+        scope["state"]["request_id"] = watched.request_id
+        try:
+            await self.app(scope, watched.receive, watched.send)
+        finally:
+            record = watched.record(scope)
+            for observer in self.observers:
+                observer(record)
+
+
+class _Watched:
+    """A request's two channels, with what passes through them counted."""
+
+    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+        self.request_id = request_id
+        self._receive = receive
+        self._send = send
+        self._start = time.perf_counter()
+        self._first_byte: float | None = None
+        self._status: int | None = None
+        self._bytes_out = 0
+        self._complete = False
+        self._gone = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        # After the last byte, servers report a disconnect too.
+        self._gone = self._gone or (message["type"] == "http.disconnect" and not self._complete)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["x-request-id"] = self.request_id
+            self._status = message["status"]
+        elif message["type"] == "http.response.body":
+            if self._first_byte is None:
+                self._first_byte = time.perf_counter()
+            self._bytes_out += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+        await self._send(message)
+
+    def record(self, scope: Scope) -> Record:
+        route = scope.get("route")
+        return Record(
+            request_id=self.request_id,
+            method=scope["method"],
+            path=route.path if route is not None else "",
+            status=None if self._gone and not self._bytes_out else self._status,
+            outcome="client_gone" if self._gone else "complete" if self._complete else "broken",
+            seconds=time.perf_counter() - self._start,
+            first_byte_seconds=None if self._first_byte is None else self._first_byte - self._start,
+            bytes_out=self._bytes_out,
+            routed=scope["state"].get("routed"),
+        )
+
+
+def _request_id(headers: Headers) -> str:
+    """The client's own id when it can stand in a header and a log line, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

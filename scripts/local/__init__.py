@@ -1,0 +1,1 @@
+"""Triton, Dynamo and the gateway as processes of one machine: what `scripts/serve` and the tests start."""

@@ -1,0 +1,158 @@
+"""A demo Dynamo: the real frontend and one mocker, an engine that answers with nonsense tokens, per model.
+
+Neither GPU nor weights, etcd or NATS are needed.
+"""
+
+import itertools
+import json
+import os
+import re
+import sys
+import urllib.request
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from scripts.local.process import Process, StartError, wait_until
+
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+_SPECIAL_TOKENS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+_VOCABULARY_SIZE = 4096  # the mocker draws its tokens at random from ids in the low thousands
+
+
+class DemoDynamo:
+    """Frontend and mockers on loopback; models are served under the names given.
+
+    `speedup` scales the simulated engine: 1.0 answers at about a GPU's pace.
+    """
+
+    def __init__(self, port: int, models: Iterable[str], folder: Path, speedup: float = 1.0) -> None:
+        self.port = port
+        self.models = tuple(dict.fromkeys(models))
+        self._folder = folder
+        self._speedup = speedup
+        self.processes: list[Process] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start all processes; `wait` then waits for them."""
+        cache, discovery, sockets = self._folder / "hub", self._folder / "discovery", self._folder / "sockets"
+        if discovery.exists():  # what an earlier run registered is gone
+            for path in sorted(discovery.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+        discovery.mkdir(parents=True, exist_ok=True)
+        for model in self.models:
+            write_model_files(cache, model)
+        environ = os.environ | {
+            "DYN_FILE_KV": str(discovery),
+            "DYN_TCP_RPC_HOST": "127.0.0.1",
+            "DYN_TCP_RESPONSE_STREAM_HOST": "lo",  # an interface, not an address
+            # Without a broker each mocker publishes its cache events on 0.0.0.0. Nobody subscribes to them here
+            # (the frontend deals requests out in turn), so they go to a broker that does not exist.
+            "DYN_ZMQ_BROKER_URL": f"xsub=ipc://{sockets}/xsub , xpub=ipc://{sockets}/xpub",
+            "HF_HUB_CACHE": str(cache),
+            "HF_HUB_OFFLINE": "1",
+        }
+        common = ["--discovery-backend", "file"]
+        frontend = ["-m", "dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(self.port), *common]
+        self._spawn("dynamo-frontend", frontend, environ)
+        for index, model in enumerate(self.models):
+            # An endpoint of its own for each model: two models on one endpoint are silently mixed.
+            mocker = ["-m", "dynamo.mocker", "--model-path", model, "--endpoint", f"dyn://dynamo.model{index}.generate"]
+            self._spawn(f"dynamo-{model}", [*mocker, "--speedup-ratio", str(self._speedup), *common], environ)
+
+    def wait(self, seconds: float = 180.0) -> None:
+        """Until each model has answered one request: being listed comes earlier than being routable.
+
+        Raises StartError when a process ends or time runs out.
+        """
+        for model, process in zip(self.models, self.processes[1:], strict=True):
+            wait_until(lambda model=model: self._answers(model), process, seconds)  # type: ignore[misc]
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.stop(grace=5)
+        self.processes.clear()
+
+    def _spawn(self, name: str, arguments: list[str], environ: dict[str, str]) -> None:
+        log = self._folder / "logs" / (re.sub(r"[^\w.-]", "_", name) + ".log")
+        self.processes.append(Process(name, [sys.executable, *arguments], environ, log))
+
+    def _answers(self, model: str) -> bool:
+        if self.processes[0].exit_code is not None:
+            raise StartError(f"dynamo-frontend ended:\n{self.processes[0].last_lines()}")
+        if model not in self._listed():
+            return False
+        body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+        request = urllib.request.Request(
+            f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:
+                return bool(response.status == 200)
+        except OSError:  # URLError and HTTPError are OSErrors
+            return False
+
+    def _listed(self) -> list[str]:
+        try:
+            with urllib.request.urlopen(f"{self.url}/v1/models", timeout=10) as response:
+                return [model["id"] for model in json.load(response)["data"]]
+        except OSError:
+            return []
+
+
+def write_model_files(cache: Path, model: str) -> None:
+    """Lay out `model` in a Hugging Face cache as far as Dynamo reads it: config, tokenizer, chat template.
+
+    Raises StartError for a name that is no hub name.
+    """
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
+        raise StartError(f"the demo Dynamo cannot serve a model named {model!r}: not a Hugging Face name")
+    folder = cache / f"models--{model.replace('/', '--')}"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    if snapshot.exists():
+        return
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    tokenizer = _tokenizer()
+    tokenizer.save(str(snapshot / "tokenizer.json"))
+    end = tokenizer.token_to_id("<|end|>")
+    (snapshot / "chat_template.jinja").write_text(_CHAT_TEMPLATE)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "num_key_value_heads": 2,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": 131072,
+        "bos_token_id": end,
+        "eos_token_id": end,
+    }
+    (snapshot / "config.json").write_text(json.dumps(config))
+    (snapshot / "generation_config.json").write_text(json.dumps({"bos_token_id": end, "eos_token_id": end}))
+    tokenizer_config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|end|>", "bos_token": "<|end|>"}
+    (snapshot / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+
+
+def _tokenizer() -> Tokenizer:
+    """Reads any text byte by byte; its other tokens are pronounceable nonsense for the mocker to answer with."""
+    syllables = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+    words = ("\u0120" + "".join(pair) for pair in itertools.product(syllables, repeat=2))  # U+0120: byte-level space
+    tokens = [*_SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokens += itertools.islice(words, _VOCABULARY_SIZE - len(tokens))
+    tokenizer = Tokenizer(models.BPE({token: index for index, token in enumerate(tokens)}, merges=[]))
+    tokenizer.add_special_tokens(list(_SPECIAL_TOKENS))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

@@ -1,0 +1,114 @@
+"""The real Triton Inference Server on this machine: NVIDIA's container's own, or the one in the PyPI wheel."""
+
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import sysconfig
+import urllib.request
+from pathlib import Path
+
+from scripts.local.process import Process, StartError, wait_until
+
+ROOT = Path(__file__).parents[2]
+ENSEMBLES = ("router_ensemble", "task_router_ensemble", "complexity_router_ensemble")  # each loads what it composes
+_CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
+_INFER_SECONDS = 10.0
+
+
+class Triton:
+    """One tritonserver with the project's ensembles, in explicit model control, on loopback unless told otherwise.
+
+    HTTP is on `port`, gRPC and metrics on the two ports after it, as in Triton's own defaults.
+    """
+
+    def __init__(self, port: int, folder: Path, repository: Path = ROOT / "model_repository") -> None:
+        self.port = port
+        self.process: Process | None = None
+        self._folder = folder
+        self._repository = repository
+
+    @property
+    def http_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"127.0.0.1:{self.port + 1}"
+
+    def start(self) -> None:
+        server, backends, libraries = find_server(self._folder)
+        command = [
+            str(server),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={backends}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={name}" for name in ENSEMBLES),
+            "--disable-auto-complete-config",
+            "--exit-timeout-secs=10",
+            "--http-address=127.0.0.1",
+            "--grpc-address=127.0.0.1",
+            "--metrics-address=127.0.0.1",
+            f"--http-port={self.port}",
+            f"--grpc-port={self.port + 1}",
+            f"--metrics-port={self.port + 2}",
+        ]
+        environ = os.environ | {
+            # The Python backend's stub takes the first python on PATH and with it this environment's packages.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+            "LD_LIBRARY_PATH": ":".join([*map(str, libraries), os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(":"),
+            "PYTHONDONTWRITEBYTECODE": "1",  # a __pycache__ in the repository would count as a change of the model
+            "HF_HUB_OFFLINE": "1",
+        }
+        self.process = Process("triton", command, environ, self._folder / "logs" / "triton.log")
+
+    def wait(self, seconds: float = 180.0) -> None:
+        """Until it answers an inference. Raises StartError when it ends first or time runs out."""
+        assert self.process is not None
+        wait_until(self.infers, self.process, seconds)
+
+    def infers(self) -> bool:
+        """Whether one real row comes back: readiness endpoints stay 200 with a dead stub."""
+        return infer(self.http_url, _INFER_SECONDS)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.stop(grace=15)
+
+
+def infer(http_url: str, seconds: float) -> bool:
+    """Classify one word through `router_ensemble` over HTTP."""
+    body = {"inputs": [{"name": "INPUT", "datatype": "BYTES", "shape": [1, 1], "data": [["ping"]]}]}
+    request = urllib.request.Request(f"{http_url}/v2/models/router_ensemble/infer", json.dumps(body).encode())
+    try:
+        with urllib.request.urlopen(request, timeout=seconds) as response:
+            return bool(response.status == 200)
+    except OSError:  # URLError and HTTPError are OSErrors
+        return False
+
+
+def find_server(folder: Path) -> tuple[Path, Path, list[Path]]:
+    """The server's binary, its backends' folder and the library folders it needs.
+
+    The wheel keeps the Python backend apart from its stubs, one per Python version: they are joined under `folder`.
+    Raises StartError when there is no server for this Python.
+    """
+    if _CONTAINER_SERVER.exists():
+        return _CONTAINER_SERVER, _CONTAINER_SERVER.parents[1] / "backends", []
+    wheel = importlib.util.find_spec("pytriton")
+    if wheel is None or wheel.origin is None:
+        raise StartError(
+            "no tritonserver: neither NVIDIA's container nor the package nvidia-pytriton (scripts/install)"
+        )
+    package = Path(wheel.origin).parent
+    home = package / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = home / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise StartError(f"nvidia-pytriton has no Python backend for Python {version}: {stub} is missing")
+    backend = folder / "backends" / "python"
+    shutil.copytree(home / "backends" / "python", backend, dirs_exist_ok=True)
+    shutil.copy2(stub, backend)
+    libraries = [package.parent / "nvidia_pytriton.libs", Path(sysconfig.get_config_var("LIBDIR"))]
+    return home / "bin" / "tritonserver", backend.parent, libraries
