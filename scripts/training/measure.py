@@ -1,0 +1,85 @@
+"""How good a checkpoint is: its served decisions against the labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers.checkpoint import UNKNOWN, Checkpoint
+from classifiers.decision import decide_complexity, decide_task
+from classifiers.network import PromptClassifier
+from classifiers.tokenizer import PromptTokenizer
+from scripts.training.data import EVALUATION_ONLY, NO_LABEL, Labels, Row, read_rows
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Accuracy, and F1 averaged over the labels that occur among `rows`; an answer of Unknown is a wrong one."""
+
+    rows: int
+    accuracy: float
+    macro_f1: float
+    f1: dict[str, float]  # label by label
+    unknown: int  # how many answers were Unknown
+
+
+def classify_texts(network: PromptClassifier, checkpoint: Checkpoint, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Logits [N, logits_size] of the texts, in their order."""
+    tokenizer = PromptTokenizer(checkpoint)
+    # Neighbours of similar length waste little on padding.
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    logits = np.empty((len(texts), checkpoint.logits_size), dtype=np.float32)
+    for start in range(0, len(texts), _BATCH):
+        chosen = order[start : start + _BATCH]
+        ids, _ = tokenizer.encode([texts[number].encode() for number in chosen])
+        logits[chosen] = network.classify([ids])[0]
+    return logits
+
+
+def dev_figures(
+    network: PromptClassifier, checkpoint: Checkpoint, folder: Path, labels: Labels
+) -> dict[tuple[str, str], Figures]:
+    """Figures on the dev rows, by name of the rows and head: all of a file, and the human-labelled ones apart."""
+    groups = {name: read_rows(folder / name / "dev.jsonl", labels) for name in ("task", "complexity", "labelled")}
+    human = [row for row in groups["task"] if row.source.startswith(EVALUATION_ONLY)]
+    both = groups["task"] + groups["labelled"]
+    named = {f"{name}/dev": rows for name, rows in groups.items()}
+    named |= {f"task/dev, {EVALUATION_ONLY} alone": human, "task/dev and labelled/dev": both}
+    return measure_rows(network, checkpoint, named)
+
+
+def measure_rows(
+    network: PromptClassifier, checkpoint: Checkpoint, groups: Mapping[str, Sequence[Row]]
+) -> dict[tuple[str, str], Figures]:
+    """Figures of each group of rows, for each head that at least one of its rows has a label for."""
+    figures = {}
+    for name, rows in groups.items():
+        logits = classify_texts(network, checkpoint, [row.text for row in rows])
+        answers = {
+            "task": decide_task(logits, checkpoint).index,
+            "complexity": decide_complexity(logits, checkpoint).index,
+        }
+        labels = {"task": checkpoint.task_labels, "complexity": checkpoint.complexity_labels}
+        for head in labels:
+            truth = np.array([getattr(row, head) for row in rows])
+            if (truth != NO_LABEL).any():
+                chosen = truth != NO_LABEL
+                figures[name, head] = measure(answers[head][chosen], truth[chosen], labels[head])
+    return figures
+
+
+def measure(answers: NDArray[np.int64], truth: NDArray[np.int64], labels: Sequence[str]) -> Figures:
+    """Figures of the answers; both are indices into `labels`."""
+    f1 = {labels[number]: _f1(answers == number, truth == number) for number in np.unique(truth)}
+    unknown = sum(labels[answer] == UNKNOWN for answer in answers)
+    return Figures(len(truth), float((answers == truth).mean()), float(np.mean(list(f1.values()))), f1, unknown)
+
+
+def _f1(answered: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+    return float(2 * (answered & true).sum() / (answered.sum() + true.sum()))

@@ -1,0 +1,121 @@
+"""Trains the task and complexity classifier: adapters for the sentence encoder, and two heads, from labelled prompts.
+
+Writes a checkpoint folder (config.json, adapters.safetensors, README.md) that CLASSIFIER_CHECKPOINT may name. The
+README's figures are those of the written files on the dev rows, taken once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from classifiers.checkpoint import EMBEDDED, UNKNOWN, Checkpoint, CheckpointError, load_checkpoint
+from classifiers.network import PromptClassifier, load_network
+from scripts.training.adapters import save_adapters
+from scripts.training.card import Run, describe, format_figures
+from scripts.training.data import DataError, Labels, training_rows
+from scripts.training.learn import Recipe, train
+from scripts.training.measure import dev_figures, measure_rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 when the data, the encoder or an argument is wrong."""
+    options = read_arguments(arguments)
+    try:
+        if options.hold_out:
+            try_recipe(options)
+        else:
+            write_checkpoint(options)
+    except (DataError, CheckpointError, OSError) as error:
+        print(f"train_classifier: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    defaults = Recipe()
+    parser = argparse.ArgumentParser(prog="scripts/train_classifier", description=__doc__)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder with task/, complexity/ and labelled/, each with train.jsonl and dev.jsonl",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write the checkpoint to")
+    parser.add_argument("--name", default="minilm-task-complexity", help="the checkpoint's name (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=defaults.epochs, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="default: %(default)s")
+    parser.add_argument(
+        "--hold-out",
+        type=float,
+        metavar="SHARE",
+        help="train without this share of the training rows, print the figures on it, and write nothing: "
+        "how to choose a recipe without looking at dev",
+    )
+    options = parser.parse_args(arguments)
+    if options.epochs < 1:
+        parser.error(f"--epochs should be 1 or more, and is {options.epochs}")
+    if options.hold_out is None and options.out is None:
+        parser.error("say where to write with --out, or try the recipe with --hold-out")
+    if options.hold_out is not None and not 0 < options.hold_out < 1:
+        parser.error(f"--hold-out should lie between 0 and 1, and is {options.hold_out}")
+    return options
+
+
+def try_recipe(options: argparse.Namespace) -> None:
+    base = load_checkpoint(EMBEDDED)
+    rows = training_rows(options.data, known_labels(base))
+    random.Random(options.seed).shuffle(rows)
+    held = int(len(rows) * options.hold_out)
+    network = train(base, rows[held:], Recipe(options.epochs, options.seed))
+    print(format_figures(measure_rows(network, base, {"held out": rows[:held]})))
+
+
+def write_checkpoint(options: argparse.Namespace) -> None:
+    base = load_checkpoint(EMBEDDED)
+    labels = known_labels(base)
+    rows = training_rows(options.data, labels)
+    recipe = Recipe(options.epochs, options.seed)
+    started = time.monotonic()
+    network = train(base, rows, recipe)
+    seconds = time.monotonic() - started
+    options.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = save(network, base, options.name, options.out)
+    figures = dev_figures(load_network(checkpoint), checkpoint, options.data, labels)
+    run = Run(recipe, seconds, torch.get_num_threads(), options.data, rows)
+    (options.out / "README.md").write_text(describe(checkpoint, run, figures), encoding="utf-8")
+    print(format_figures(figures))
+
+
+def save(network: PromptClassifier, base: Checkpoint, name: str, folder: Path) -> Checkpoint:
+    """Writes config and weights, and returns the checkpoint as it is then read; `folder` changes all at once or not."""
+    config = json.loads(base.config_file.read_text(encoding="utf-8")) | {"name": name}
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        written = Path(temporary)
+        save_adapters(network, base, written / base.weights_file.name)
+        (written / base.config_file.name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        load_checkpoint(written)
+        for path in (base.weights_file, base.config_file):
+            (written / path.name).replace(folder / path.name)
+    return load_checkpoint(folder)
+
+
+def known_labels(checkpoint: Checkpoint) -> Labels:
+    """What a row may be labelled: Unknown is what low confidence gives, and is never taught.
+
+    It stands last among the task labels, so that a row's task is an index into the logits and into the labels alike.
+    """
+    return Labels([label for label in checkpoint.task_labels if label != UNKNOWN], checkpoint.complexity_labels)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
