@@ -1,0 +1,180 @@
+"""`scripts/serve`: Triton, a demo Dynamo and the gateway on one machine, watched until Ctrl-C."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+import urllib.request
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from gateway.config import Config, ConfigError, load_config
+from scripts.local.dynamo import DemoDynamo
+from scripts.local.process import Process, StartError, require_free_port, wait_until
+from scripts.local.triton import ROOT, Triton
+
+_WATCH_SECONDS = 2.0
+_FAILURES_UNTIL_RESTART = 3
+_READY_SECONDS = 180.0
+_CURL = """\
+Try it:
+
+  curl -i {url}/v1/chat/completions \\
+    -H "Content-Type: application/json" \\
+    -d '{{
+      "model": "",
+      "messages": [{{"role": "user", "content": "Write a Python function to sort a list"}}],
+      "max_tokens": 32,
+      "nim-llm-router": {{"policy": "{policy}"}}
+    }}'
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    root = argparse.ArgumentParser(
+        prog="scripts/serve",
+        description="Serve the router on this machine: Triton, the gateway and, unless told of an upstream, "
+        "a demo Dynamo whose engines answer with nonsense. Ctrl-C stops everything.",
+    )
+    add = root.add_argument
+    add(
+        "--config",
+        type=Path,
+        default=ROOT / "deploy" / "router-config-dynamo.yaml",
+        metavar="FILE",
+        help="the configuration file (default: deploy/router-config-dynamo.yaml)",
+    )
+    add("--upstream", metavar="URL", help="Dynamo's frontend, instead of the demo (or DYNAMO_API_BASE)")
+    add("--host", default="127.0.0.1", help="address that the gateway listens on (default: %(default)s)")
+    add("--port", type=int, default=8084, help="the gateway's port (default: %(default)s)")
+    add(
+        "--triton-port",
+        type=int,
+        default=8000,
+        metavar="PORT",
+        help="Triton's HTTP port; gRPC and metrics take the next two (default: %(default)s)",
+    )
+    add("--dynamo-port", type=int, default=8100, metavar="PORT", help="the demo Dynamo's port (default: %(default)s)")
+    add(
+        "--state",
+        type=Path,
+        default=ROOT / ".local",
+        metavar="DIR",
+        help="where logs and the demo's files go (default: .local)",
+    )
+    return root
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until interrupted. Returns 0 after Ctrl-C, 1 when something failed, 2 for a wrong configuration."""
+    options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    try:
+        with ExitStack() as stack:
+            _serve(options, stack)
+    except ConfigError as error:
+        print("\n".join(error.faults), file=sys.stderr)
+        return 2
+    except StartError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", flush=True)
+        return 0
+
+
+def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
+    demo_url = f"http://127.0.0.1:{options.dynamo_port}"
+    upstream = options.upstream or os.environ.get("DYNAMO_API_BASE") or demo_url
+    triton = Triton(options.triton_port, options.state / "triton")
+    environ = os.environ | {"DYNAMO_API_BASE": upstream, "TRITON_GRPC_URL": triton.grpc_url}
+    config = load_config(options.config, environ)
+    demo = DemoDynamo(options.dynamo_port, _models_at(config, demo_url), options.state / "dynamo")
+    _require_ports(options, bool(demo.models))
+
+    start = time.monotonic()
+    stack.callback(triton.stop)
+    triton.start()
+    if demo.models:
+        stack.callback(demo.stop)
+        demo.start()
+        _say(f"demo Dynamo: starting at {demo_url} with {', '.join(demo.models)}")
+    _say(f"Triton: starting at {triton.http_url} (HTTP) and {triton.grpc_url} (gRPC)")
+    triton.wait()
+    _say(f"Triton: ready after {time.monotonic() - start:.0f} s")
+    if demo.models:
+        demo.wait()
+        _say(f"demo Dynamo: ready after {time.monotonic() - start:.0f} s")
+    gateway = _start_gateway(options, environ)
+    stack.callback(gateway.stop)
+    url = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{options.port}"
+    wait_until(lambda: _is_ready(url), gateway, _READY_SECONDS)
+    _say(f"gateway: ready at {url} after {time.monotonic() - start:.0f} s; logs in {options.state}")
+    _say("\n" + _CURL.format(url=url, policy=config.default_policy.name))
+    _say("ready")
+    _watch(triton, [*demo.processes, gateway])
+
+
+def _models_at(config: Config, base: str) -> list[str]:
+    return [llm.model for policy in config.policies.values() for llm in policy.llms if llm.api_base == base]
+
+
+def _require_ports(options: argparse.Namespace, demo: bool) -> None:
+    require_free_port(options.host, options.port, "the gateway")
+    for offset, use in enumerate(("HTTP", "gRPC", "metrics")):
+        require_free_port("127.0.0.1", options.triton_port + offset, f"Triton's {use}")
+    if demo:
+        require_free_port("127.0.0.1", options.dynamo_port, "the demo Dynamo")
+
+
+def _start_gateway(options: argparse.Namespace, environ: dict[str, str]) -> Process:
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(options.config)]
+    command += ["--host", options.host, "--port", str(options.port)]
+    return Process("gateway", command, environ, options.state / "gateway.log")
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health/ready", timeout=10) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def _watch(triton: Triton, others: Sequence[Process]) -> NoReturn:
+    """Until something dies. A Triton that lives but cannot infer has lost a Python stub, and is started anew.
+
+    Raises StartError with the last lines of what died.
+    """
+    failures = 0
+    while True:
+        time.sleep(_WATCH_SECONDS)
+        assert triton.process is not None
+        for process in (triton.process, *others):
+            if process.exit_code is not None:
+                raise StartError(f"{process.name} ended with code {process.exit_code}:\n{process.last_lines()}")
+        failures = 0 if triton.infers() else failures + 1
+        if failures == _FAILURES_UNTIL_RESTART:
+            _say("Triton: runs, but answers no inference; restarting it")
+            triton.stop()
+            triton.start()
+            triton.wait()
+            _say("Triton: ready again")
+            failures = 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
