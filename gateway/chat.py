@@ -16,7 +16,7 @@ from gateway.decision import Decision
 from gateway.errors import BadRequest, BodyTooLarge, ClientGone, DecisionFailed
 from gateway.forward import forward, request_headers
 from gateway.policy import Selection, fall_back, read_wish, select
-from gateway.prompt import Rule, text_of_messages, text_of_prompt
+from gateway.prompt import Rule, bounded, text_of_messages, text_of_prompt
 from gateway.state import State
 
 MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
@@ -47,6 +47,8 @@ class Routed:
     decision: Decision | None = None
     decision_seconds: float | None = None
     """How long Triton was asked; None when it was not."""
+    prompt_cut: bool = False
+    """Whether Triton saw only the head and the tail of the prompt."""
 
 
 async def chat_completions(request: Request) -> Response:
@@ -104,14 +106,15 @@ async def decide(state: State, policy: Policy, text: str) -> Routed:
     """Ask Triton and apply the policy; without an answer the policy's fallback stands in."""
     if not text.strip():
         return Routed(fall_back(policy, "empty_prompt"), policy)
+    seen = bounded(text)
     start = time.perf_counter()
     try:
-        decision = await state.triton_of(policy).decide(policy.triton_model, text, policy.timeout_ms / 1000)
+        decision = await state.triton_of(policy).decide(policy.triton_model, seen, policy.timeout_ms / 1000)
     except DecisionFailed as failure:
-        return Routed(fall_back(policy, failure.reason), policy, None, time.perf_counter() - start)
+        return Routed(fall_back(policy, failure.reason), policy, None, time.perf_counter() - start, seen != text)
     seconds = time.perf_counter() - start
     state.decided_once = True
-    return Routed(select(policy, decision), policy, decision, seconds)
+    return Routed(select(policy, decision), policy, decision, seconds, seen != text)
 
 
 def decision_headers(routed: Routed) -> dict[str, str]:
@@ -142,6 +145,7 @@ def explanation(routed: Routed) -> dict[str, Any]:
         "scores": None if decision is None else dict(zip(decision.labels, decision.scores, strict=True)),
         "tokens_read": decision and decision.tokens_read,
         "tokens_in_prompt": decision and decision.tokens_in_prompt,
+        "prompt_cut": routed.prompt_cut,
         "checkpoint": decision and decision.checkpoint,
     }
 

@@ -179,7 +179,10 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     """
     tree = _read_yaml(path)
     unset: dict[str, list[str]] = {}
-    tree = _expand(tree, environ, "", unset)
+    try:
+        tree = _expand(tree, environ, "", unset)
+    except RecursionError:
+        raise ConfigError([f"{path}: is nested too deeply, or an alias refers to itself"]) from None
     faults, warnings = _judge_unset(unset)
     try:
         file = _File.model_validate(tree)

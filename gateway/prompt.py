@@ -7,6 +7,9 @@ from gateway.errors import BadRequest
 
 Rule = Literal["last_user", "first_user", "conversation"]
 
+MAX_CHARACTERS = 65_536
+"""More than any classifier here reads (512 tokens); tokenising a megabyte would hold everybody's decisions up."""
+
 
 def text_of_messages(messages: Any, rule: Rule) -> str:
     """The user's part of a conversation.
@@ -61,3 +64,11 @@ def _text_of_content(content: Any, param: str) -> str:
 def _texts_of_parts(parts: Sequence[Any]) -> list[str]:
     """The text parts; images, audio and files are left to the model."""
     return [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+
+
+def bounded(text: str) -> str:
+    """`text`, or its head and tail when it is longer than MAX_CHARACTERS: instructions stand first or last."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    half = MAX_CHARACTERS // 2
+    return f"{text[:half]}\n{text[-half:]}"

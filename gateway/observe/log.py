@@ -42,6 +42,7 @@ def fields_of(record: Record) -> dict[str, Any]:
             "score": max(decision.scores, default=None) if decision else None,
             "tokens_read": decision.tokens_read if decision else None,
             "tokens_in_prompt": decision.tokens_in_prompt if decision else None,
+            "prompt_cut": routed.prompt_cut,
             "checkpoint": decision.checkpoint if decision else None,
         }
     return fields

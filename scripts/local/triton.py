@@ -7,6 +7,7 @@ import shutil
 import sys
 import sysconfig
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.local.process import Process, StartError, wait_until
@@ -23,11 +24,20 @@ class Triton:
     HTTP is on `port`, gRPC and metrics on the two ports after it, as in Triton's own defaults.
     """
 
-    def __init__(self, port: int, folder: Path, repository: Path = ROOT / "model_repository") -> None:
+    def __init__(
+        self,
+        port: int,
+        folder: Path,
+        repository: Path = ROOT / "model_repository",
+        models: Sequence[str] = ENSEMBLES,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self.port = port
         self.process: Process | None = None
         self._folder = folder
         self._repository = repository
+        self._models = models
+        self._environ = environ
 
     @property
     def http_url(self) -> str:
@@ -44,7 +54,7 @@ class Triton:
             f"--model-repository={self._repository}",
             f"--backend-directory={backends}",
             "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in ENSEMBLES),
+            *(f"--load-model={name}" for name in self._models),
             "--disable-auto-complete-config",
             "--exit-timeout-secs=10",
             "--http-address=127.0.0.1",
@@ -54,10 +64,10 @@ class Triton:
             f"--grpc-port={self.port + 1}",
             f"--metrics-port={self.port + 2}",
         ]
-        environ = os.environ | {
+        environ = dict(self._environ) | {
             # The Python backend's stub takes the first python on PATH and with it this environment's packages.
-            "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-            "LD_LIBRARY_PATH": ":".join([*map(str, libraries), os.environ.get("LD_LIBRARY_PATH", "")]).rstrip(":"),
+            "PATH": f"{Path(sys.executable).parent}:{self._environ.get('PATH', '')}",
+            "LD_LIBRARY_PATH": ":".join([*map(str, libraries), self._environ.get("LD_LIBRARY_PATH", "")]).rstrip(":"),
             "PYTHONDONTWRITEBYTECODE": "1",  # a __pycache__ in the repository would count as a change of the model
             "HF_HUB_OFFLINE": "1",
         }

@@ -1,0 +1,115 @@
+"""The real parts, started once for the whole run on free ports: Triton, Dynamo with mockers, the gateway."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from scripts.local.dynamo import DemoDynamo
+from scripts.local.process import Process, free_port, wait_until
+from scripts.local.triton import ENSEMBLES, Triton
+from tests.gateway.client import Gateway
+from tests.repository import repository_with_renamed_ensemble
+
+ROOT = Path(__file__).parents[1]
+DEFAULT_CONFIG = ROOT / "deploy" / "router-config-dynamo.yaml"
+MODELS = (
+    "llama-3.3-nemotron-super-49b-v1",
+    "llama-3.1-70b-instruct",
+    "mixtral-8x22b-instruct-v0.1",
+    "llama-3.1-8b-instruct",
+)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def triton_and_dynamo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Triton, DemoDynamo]]:
+    """Both at once: each takes its time to start."""
+    folder = tmp_path_factory.mktemp("local")
+    repository = repository_with_renamed_ensemble(folder / "model_repository")
+    triton = Triton(free_ports(3), folder / "triton", repository, (*ENSEMBLES, "renamed_ensemble"))
+    dynamo = DemoDynamo(free_port(), MODELS, folder / "dynamo")
+    with ExitStack() as stack:
+        stack.callback(triton.stop)
+        triton.start()
+        stack.callback(dynamo.stop)
+        dynamo.start()
+        triton.wait()
+        dynamo.wait()
+        yield triton, dynamo
+
+
+@pytest.fixture(scope="session")
+def triton(triton_and_dynamo: tuple[Triton, DemoDynamo]) -> Triton:
+    """The ensembles of this checkout, and `renamed_ensemble`, which the gateway does not know."""
+    return triton_and_dynamo[0]
+
+
+@pytest.fixture(scope="session")
+def dynamo(triton_and_dynamo: tuple[Triton, DemoDynamo]) -> DemoDynamo:
+    """Dynamo's frontend with a mocker for each model of the default configuration."""
+    return triton_and_dynamo[1]
+
+
+StartGateway = Callable[..., Gateway]
+
+
+@pytest.fixture(scope="session")
+def gateway(triton: Triton, dynamo: DemoDynamo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The gateway with the default configuration and patient deadlines."""
+    folder = tmp_path_factory.mktemp("gateway")
+    config = folder / "config.yaml"
+    config.write_text(DEFAULT_CONFIG.read_text().replace("    llms:", "    timeout_ms: 30000\n    llms:"))
+    with running_gateway(config, folder, DYNAMO_API_BASE=dynamo.url, TRITON_GRPC_URL=triton.grpc_url) as started:
+        yield started
+
+
+@pytest.fixture
+def start_gateway(triton: Triton, dynamo: DemoDynamo, tmp_path: Path) -> Iterator[StartGateway]:
+    """Starts a gateway of one's own: a configuration's text, and environment variables to set or change."""
+    with ExitStack() as stack:
+
+        def start(config_text: str, ready: bool = True, **environ: str) -> Gateway:
+            folder = tmp_path / f"gateway{len(list(tmp_path.iterdir()))}"
+            folder.mkdir()
+            config = folder / "config.yaml"
+            config.write_text(config_text)
+            environ = {"DYNAMO_API_BASE": dynamo.url, "TRITON_GRPC_URL": triton.grpc_url} | environ
+            return stack.enter_context(running_gateway(config, folder, ready, **environ))
+
+        yield start
+
+
+@contextmanager
+def running_gateway(config: Path, folder: Path, ready: bool = True, **environ: str) -> Iterator[Gateway]:
+    """`python -m gateway serve` as a process; `ready` waits for its first decision, else only for its port."""
+    port = free_port()
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(config), "--port", str(port)]
+    process = Process("gateway", command, os.environ | environ, folder / "gateway.log")
+    gateway = Gateway(f"http://127.0.0.1:{port}", process)
+    try:
+        wait_until(gateway.is_ready if ready else gateway.is_live, process, 60)
+        yield gateway
+    finally:
+        process.stop()
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that were free a moment ago."""
+    while True:
+        first = free_port()
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return first
+        except (OSError, OverflowError):
+            continue

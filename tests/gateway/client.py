@@ -1,0 +1,52 @@
+"""A running gateway as tests see it."""
+
+import json
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+
+from scripts.local.process import Process
+
+
+def chat(prompt: Any, **fields: Any) -> dict[str, Any]:
+    """A chat request's body; fields with dashes go in as `**{"nim-llm-router": …}`."""
+    return {"messages": [{"role": "user", "content": prompt}], "max_tokens": 4, **fields}
+
+
+@dataclass
+class Gateway:
+    """Its address, and the process that serves there."""
+
+    url: str
+    process: Process
+
+    def is_ready(self) -> bool:
+        return self._answers("/health/ready")
+
+    def is_live(self) -> bool:
+        return self._answers("/health/live")
+
+    def post(self, path: str, body: Any = None, *, raw: bytes | None = None, **options: Any) -> httpx2.Response:
+        """POST `body` as JSON, or `raw` as it is."""
+        content = json.dumps(body).encode() if raw is None else raw
+        return httpx2.post(self.url + path, content=content, timeout=60, **options)
+
+    def get(self, path: str) -> httpx2.Response:
+        return httpx2.get(self.url + path, timeout=60)
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """What it has logged so far."""
+        return [json.loads(line) for line in self.process.log.read_text().splitlines() if line.startswith("{")]
+
+    def request_lines(self, request_id: str) -> list[dict[str, Any]]:
+        """The log lines of one request."""
+        return [line for line in self.log_lines() if line.get("request_id") == request_id]
+
+    def _answers(self, path: str) -> bool:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=30) as response:
+                return bool(response.status == 200)
+        except OSError:
+            return False

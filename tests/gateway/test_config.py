@@ -1,0 +1,189 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gateway.cli import main
+from gateway.config import Config, ConfigError, load_config
+from gateway.labels import known_labels
+
+ROOT = Path(__file__).parents[2]
+_URL = "http://router-server:8000/v2/models/{}/infer"
+_LLM = "{{name: {}, api_base: 'http://up:1', model: {}}}"
+
+
+def _policy(name: str, llms: list[tuple[str, str]], model: str = "task_router_ensemble", extra: str = "") -> str:
+    rows = ", ".join(_LLM.format(label, upstream) for label, upstream in llms)
+    return f"  - {{name: {name}, url: '{_URL.format(model)}', {extra} llms: [{rows}]}}\n"
+
+
+def _load(tmp_path: Path, text: str, **environ: str) -> Config:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    return load_config(file, environ)
+
+
+def _faults(tmp_path: Path, text: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        _load(tmp_path, text, **environ)
+    return [fault.removeprefix(f"{tmp_path / 'config.yaml'}: ") for fault in error.value.faults]
+
+
+def test_default_configuration_routes_as_its_tables_say() -> None:
+    """The default file loads without a warning, names every label, and finds /v1 or none in the base alike."""
+    for base in ("http://dynamo:8000", "http://dynamo:8000/v1", "http://dynamo:8000/v1/"):
+        config = load_config(ROOT / "deploy" / "router-config-dynamo.yaml", {"DYNAMO_API_BASE": base})
+        assert not config.warnings
+        assert config.default_policy.name == "task_router"
+        for policy in config.policies.values():
+            assert [llm.name for llm in policy.llms] != []
+            assert {llm.name for llm in policy.llms} == set(known_labels(policy.triton_model) or ())
+            assert {llm.api_base for llm in policy.llms} == {"http://dynamo:8000"}
+    by_name = {llm.name: llm.model for llm in config.policies["task_router"].llms}
+    assert by_name["Code Generation"] == "llama-3.3-nemotron-super-49b-v1"
+    assert by_name["Unknown"] == "llama-3.1-8b-instruct"
+
+
+def test_blueprint_file_with_notes_of_its_own(tmp_path: Path) -> None:
+    """Keys that the blueprint's users keep inside llms are warned of and ignored."""
+    text = "policies:\n" + _policy("p", [("Chatbot", "m")]).replace("model: m", "model: m, note: mine")
+    config = _load(tmp_path, text)
+    assert any("policies[0].llms[0].note: unknown key" in warning for warning in config.warnings)
+
+
+def test_labels_by_name_in_any_order(tmp_path: Path) -> None:
+    """Named after labels, order does not matter, and a label without llm goes to the fallback with a warning."""
+    config = _load(tmp_path, "policies:\n" + _policy("p", [("Chatbot", "b"), ("Brainstorming", "a")]))
+    policy = config.default_policy
+    by_label = policy.llms_by_label(known_labels("task_router_ensemble") or ())
+    assert {label: llm.model for label, llm in by_label.items()} == {"Chatbot": "b", "Brainstorming": "a"}
+    assert any("has no llm for Classification" in warning for warning in config.warnings)
+
+
+def test_labels_by_position(tmp_path: Path) -> None:
+    """With no name a label and as many llms as labels, position decides, as in the blueprint; it is warned of."""
+    llms = [(f"llm{index}", f"m{index}") for index in range(7)]
+    config = _load(tmp_path, "policies:\n" + _policy("p", llms, "complexity_router_ensemble"))
+    by_label = config.default_policy.llms_by_label(known_labels("complexity_router_ensemble") or ())
+    assert by_label["Creativity"].model == "m0" and by_label["Constraint"].model == "m6"
+    assert any("taken in the labels' order" in warning for warning in config.warnings)
+
+
+@pytest.mark.parametrize(
+    ("llms", "stranger"), [([("Chatbot", "a"), ("Chatbto", "b")], "Chatbto"), ([("one", "a"), ("two", "b")], "one")]
+)
+def test_labels_anything_between_is_refused(tmp_path: Path, llms: list[tuple[str, str]], stranger: str) -> None:
+    """Some names labels and some not, or too few without names, is an error that names the llm."""
+    (fault,) = _faults(tmp_path, "policies:\n" + _policy("p", llms))
+    assert fault.startswith(f"policies[0].llms: policy 'p': llm {stranger!r} is no label of model")
+
+
+def test_labels_of_other_models_are_left_open(tmp_path: Path) -> None:
+    """A model that is not ours may have any labels; they are learnt from its answers."""
+    config = _load(tmp_path, "policies:\n" + _policy("p", [("anything", "a")], "intent_router_ensemble"))
+    assert not config.warnings and config.default_policy.triton_model == "intent_router_ensemble"
+
+
+@pytest.mark.parametrize(
+    ("extra", "fallback"), [("", "Unknown"), ("fallback: Chatbot,", "Chatbot")], ids=["unclassified", "named"]
+)
+def test_fallback(tmp_path: Path, extra: str, fallback: str) -> None:
+    """The fallback is the llm named, else the one for the unclassified."""
+    config = _load(tmp_path, "policies:\n" + _policy("p", [("Chatbot", "a"), ("Unknown", "b")], extra=extra))
+    assert config.default_policy.fallback_llm.name == fallback
+
+
+def test_variables_are_values_and_never_structure(tmp_path: Path) -> None:
+    """Text from the environment stays one value, whatever YAML it looks like; defaults apply as in a shell."""
+    text = "policies:\n" + _policy("p", [("Chatbot", "'${MODEL}'"), ("Unknown", "'${EMPTY:-${MODEL:-m2}'")])
+    text = text.replace("'${EMPTY:-${MODEL:-m2}'", "'${EMPTY:-m2}'")
+    config = _load(tmp_path, text, MODEL="a: b # c\n- d", EMPTY="")
+    assert [llm.model for llm in config.default_policy.llms] == ["a: b # c\n- d", "m2"]
+
+
+def test_a_missing_key_is_a_warning_and_a_missing_base_a_fault(tmp_path: Path) -> None:
+    """An upstream may need no key; a variable that is needed is named once, however often it stands in the file."""
+    llm = "{name: %s, api_base: '${BASE}', api_key: '${KEY}', model: m}"
+    text = f"policies:\n  - {{name: p, url: '{_URL.format('x')}', llms: [{llm % 'a'}, {llm % 'b'}]}}\n"
+    assert _load(tmp_path, text, BASE="http://up:1").warnings == (
+        f"{tmp_path / 'config.yaml'}: environment variable KEY is not set: requests go upstream without that api_key",
+    )
+    assert _faults(tmp_path, text) == ["policies[0].llms[0].api_base and 1 more: environment variable BASE is not set"]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "Input should be"),
+        ("[]", "Input should be"),
+        ("policies: []", "policies: expected at least one"),
+        ("policies: [", "is not valid YAML"),
+        ("policies: 5", "policies: Input should be"),
+        ("policies: &a [*a]", "an alias refers to itself"),
+        ("policies: []\npolicies: []", "the key 'policies' stands twice"),
+        ("policies:\n" + _policy("p", []), "policies[0].llms: expected at least one"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]) + "polices: 1", "polices: unknown key"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")], extra="timeout: 5,"), "policies[0].timeout: unknown key"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")], extra="timeout_ms: 0,"), "policies[0].timeout_ms"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")], extra="input: all,"), "policies[0].input"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")], extra="fallback: x,"), "policy 'p' has no llm 'x'"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m"), ("Chatbot", "n")]), "'Chatbot' is defined twice"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]) * 2, "policy 'p' is defined twice"),
+        ("policies:\n" + _policy("auto", [("Chatbot", "m")]), "'auto' means the default policy"),
+        ("default_policy: x\npolicies:\n" + _policy("p", [("Chatbot", "m")]), "there is no policy 'x'; there are p"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("http://up:1", "up:1"), "llms[0].api_base: expected"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("up:1", "u:p@up:1"), "without credentials"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("/infer", ""), "policies[0].url: expected http://"),
+        ("policies:\n" + _policy("p", [("Chatbot", "''")]), "policies[0].llms[0].model"),
+        ("policies: 2026-13-45", "is not valid YAML"),
+        ("policies: \x00", "is not valid YAML"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, text: str, complaint: str) -> None:
+    """Each fault is one line with the key's path and what was expected."""
+    faults = _faults(tmp_path, text)
+    assert any(complaint in fault for fault in faults), faults
+    assert all("\n" not in fault for fault in faults)
+
+
+def test_every_fault_at_once(tmp_path: Path) -> None:
+    """An operator sees all faults in one go, and check exits with 2."""
+    file = tmp_path / "config.yaml"
+    file.write_text("extra: 1\npolicies:\n" + _policy("p", [("Chatbot", "''")], extra="inptu: 1,"))
+    with pytest.raises(ConfigError) as error:
+        load_config(file, {})
+    assert len(error.value.faults) == 3
+    assert all(fault.startswith(f"{file}: ") for fault in error.value.faults)
+    assert main(["check", str(file)]) == 2
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A file that is missing, a folder, or no UTF-8 is one clear line."""
+    (tmp_path / "latin.yaml").write_bytes(b"policies: \xe9")
+    for name, complaint in {
+        "none.yaml": "No such file",
+        ".": "Is a directory",
+        "latin.yaml": "not valid UTF-8",
+    }.items():
+        with pytest.raises(ConfigError, match=complaint):
+            load_config(tmp_path / name, {})
+
+
+def test_keys_never_show(tmp_path: Path) -> None:
+    """Neither the redacted view nor the object's own text holds a key, or what stands in unknown fields."""
+    text = "policies:\n" + _policy("p", [("Chatbot", "m")]).replace("model:", "api_key: s3cret, token: t0ken, model:")
+    config = _load(tmp_path, text)
+    shown = yaml.safe_dump(config.redacted())
+    assert "[REDACTED]" in shown
+    assert "s3cret" not in shown + repr(config) and "t0ken" not in shown
+
+
+@pytest.mark.parametrize(("strict", "code"), [(False, 0), (True, 2)])
+def test_strict_check_counts_warnings(
+    tmp_path: Path, strict: bool, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`check` passes a file with warnings and shows them; `--strict` does not pass it."""
+    file = tmp_path / "config.yaml"
+    file.write_text("policies:\n" + _policy("p", [("Chatbot", "m")]))
+    assert main(["check", str(file), *(["--strict"] if strict else [])]) == code
+    assert "warning:" in capsys.readouterr().err

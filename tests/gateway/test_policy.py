@@ -1,0 +1,117 @@
+from typing import Any
+
+import pytest
+
+from gateway.config import Config, Llm, Policy
+from gateway.decision import Decision
+from gateway.errors import BadRequest, GatewayError, NotFound
+from gateway.policy import Target, fall_back, read_wish, select
+
+
+def _llm(name: str, model: str, base: str = "http://up:1", key: str = "") -> Llm:
+    return Llm.model_validate({"name": name, "api_base": base, "model": model, "api_key": key})
+
+
+def _policy(name: str, llms: list[Llm], model: str = "task_router_ensemble", **fields: Any) -> Policy:
+    url = f"http://triton:8000/v2/models/{model}/infer"
+    return Policy.model_validate({"name": name, "url": url, "llms": llms, **fields})
+
+
+_TASK = _policy("task", [_llm("Chatbot", "small", key="k1"), _llm("Code Generation", "big", "http://other:2")])
+_INTENT = _policy("intent", [_llm("card", "a"), _llm("loan", "b")], "intent_router_ensemble", fallback="loan")
+
+
+def _config(upstream: str | None = "http://default:3") -> Config:
+    return Config(_TASK, {"task": _TASK, "intent": _INTENT}, upstream, None, ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy"),
+    [
+        ({}, "task"),
+        ({"model": ""}, "task"),
+        ({"model": None}, "task"),
+        ({"model": "auto"}, "task"),
+        ({"model": "intent"}, "intent"),
+        ({"nim-llm-router": {}}, "task"),
+        ({"nim-llm-router": {"policy": ""}, "model": "intent"}, "task"),
+        ({"nim-llm-router": {"policy": "intent"}, "model": "small"}, "intent"),
+        ({"nim-llm-router": {"policy": "intent", "routing_strategy": "triton", "model": ""}}, "intent"),
+        ({"nim-llm-router": {"policy": "intent", "routing_strategy": None, "threshold": 0.5, "extra": 1}}, "intent"),
+    ],
+)
+def test_who_decides(fields: dict[str, Any], policy: str) -> None:
+    """The router field comes first, then the model's name; nothing said means the default policy."""
+    wish = read_wish(fields, _config())
+    assert wish.policy is not None and wish.policy.name == policy
+    assert wish.target is None
+
+
+def test_manual_takes_the_llm_by_its_name() -> None:
+    """`manual` names an llm of the policy, whose base and key are used."""
+    field = {"policy": "task", "routing_strategy": "manual", "model": "Chatbot"}
+    wish = read_wish({"nim-llm-router": field}, _config())
+    assert wish.target == Target("http://up:1", "small", "k1") and wish.reason == "manual"
+
+
+def test_other_models_pass_through_with_no_foreign_key() -> None:
+    """A model that an llm serves goes to that llm's base with its key; any other to the default base without one."""
+    assert read_wish({"model": "small"}, _config()).target == Target("http://up:1", "small", "k1")
+    assert read_wish({"model": "big"}, _config()).target == Target("http://other:2", "big", "")
+    assert read_wish({"model": "gpt-x"}, _config()).target == Target("http://default:3", "gpt-x", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "param"),
+    [
+        ({"model": 5}, BadRequest, "model"),
+        ({"model": ["auto"]}, BadRequest, "model"),
+        ({"nim-llm-router": None}, BadRequest, "nim-llm-router"),
+        ({"nim-llm-router": "task"}, BadRequest, "nim-llm-router"),
+        ({"nim-llm-router": {"policy": 5}}, BadRequest, "nim-llm-router.policy"),
+        ({"nim-llm-router": {"policy": "nope"}}, NotFound, "nim-llm-router.policy"),
+        ({"nim-llm-router": {"routing_strategy": "magic"}}, BadRequest, "nim-llm-router.routing_strategy"),
+        ({"nim-llm-router": {"routing_strategy": {}}}, BadRequest, "nim-llm-router.routing_strategy"),
+        ({"nim-llm-router": {"routing_strategy": "manual", "model": "x"}}, NotFound, "nim-llm-router.model"),
+        ({"nim-llm-router": {"routing_strategy": "manual"}}, NotFound, "nim-llm-router.model"),
+    ],
+)
+def test_wrong_wishes_are_named(fields: dict[str, Any], error: type[Exception], param: str) -> None:
+    """A wrong value is a BadRequest, an unknown name a NotFound, and both say where."""
+    with pytest.raises(error) as raised:
+        read_wish(fields, _config())
+    assert isinstance(raised.value, GatewayError) and raised.value.param == param
+
+
+def test_unknown_model_without_a_default_upstream() -> None:
+    """A model that nobody serves is not found."""
+    with pytest.raises(NotFound, match="no model 'gpt-x'"):
+        read_wish({"model": "gpt-x"}, _config(upstream=None))
+
+
+def _decision(label: str, labels: tuple[str, ...]) -> Decision:
+    return Decision(label, labels, tuple(1.0 if each == label else 0.0 for each in labels))
+
+
+@pytest.mark.parametrize(
+    ("policy", "label", "labels", "model", "reason"),
+    [
+        (_TASK, "Code Generation", ("Chatbot", "Code Generation", "Other"), "big", "decided"),
+        (_TASK, "Other", ("Chatbot", "Code Generation", "Other"), "small", "no_llm_for_label"),
+        (_INTENT, "card", ("loan", "card"), "a", "decided"),
+        (_INTENT, "x", ("x", "y"), "a", "decided"),
+        (_INTENT, "card", ("card", "x", "y"), "a", "decided"),
+        (_INTENT, "y", ("card", "x", "y"), "b", "no_llm_for_label"),
+    ],
+    ids=["by name", "no llm", "learnt labels", "learnt labels by position", "learnt labels in part", "learnt no llm"],
+)
+def test_selection(policy: Policy, label: str, labels: tuple[str, ...], model: str, reason: str) -> None:
+    """A label goes to its llm, and to the fallback when it has none."""
+    selection = select(policy, _decision(label, labels))
+    assert (selection.target.model, selection.reason, selection.label) == (model, reason, label)
+
+
+def test_no_decision_means_the_fallback() -> None:
+    """Without a decision the policy's fallback answers, and the reason says why."""
+    selection = fall_back(_INTENT, "decision_timeout")
+    assert (selection.target.model, selection.reason, selection.label) == ("b", "decision_timeout", None)
