@@ -28,10 +28,13 @@ class Gateway:
     def is_live(self) -> bool:
         return self._answers("/health/live")
 
-    def post(self, path: str, body: Any = None, *, raw: bytes | None = None, **options: Any) -> httpx2.Response:
+    def post(
+        self, path: str, body: Any = None, *, raw: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> httpx2.Response:
         """POST `body` as JSON, or `raw` as it is."""
         content = json.dumps(body).encode() if raw is None else raw
-        return httpx2.post(self.url + path, content=content, timeout=60, **options)
+        headers = {"content-type": "application/json"} | (headers or {})
+        return httpx2.post(self.url + path, content=content, headers=headers, timeout=60)
 
     def get(self, path: str) -> httpx2.Response:
         return httpx2.get(self.url + path, timeout=60)

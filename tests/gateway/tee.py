@@ -1,8 +1,8 @@
-"""A TCP relay that writes down what the server sends: how a test knows the bytes that Dynamo itself sent."""
+"""A TCP relay that writes down what passes: how a test knows the bytes that Dynamo itself sent."""
 
-import asyncio
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -17,71 +17,78 @@ class Connection:
 
 
 class Tee:
-    """Relays `port` to `target` byte by byte."""
+    """Relays what connects to its own port to another, byte by byte, a thread for each direction."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.target = (host, port)
-        self.port = 0
         self.connections: list[Connection] = []
+        self._target = (host, port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._sockets: list[socket.socket] = [self._listener]
+        self._threads: list[threading.Thread] = []
+        self._spawn(self._accept)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = Connection()
-        self.connections.append(connection)
-        upstream_reader, upstream_writer = await asyncio.open_connection(*self.target)
+    def close(self) -> None:
+        """Cut everything off and wait for the threads."""
+        for each in list(self._sockets):
+            _shut(each)
+        for thread in list(self._threads):
+            thread.join(10)
+        for each in self._sockets:
+            each.close()
 
-        async def pump(
-            source: asyncio.StreamReader, sink: asyncio.StreamWriter, kept: bytearray, name: str
-        ) -> None:
+    def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
             try:
-                while data := await source.read(65536):
-                    kept += data
-                    sink.write(data)
-                    await sink.drain()
+                client, _ = self._listener.accept()
             except OSError:
-                pass
-            connection.closed_by = connection.closed_by or name
-            sink.close()
+                return  # closed
+            self._sockets.append(client)
+            server = socket.create_connection(self._target)
+            self._sockets.append(server)
+            connection = Connection()
+            self.connections.append(connection)
+            self._spawn(self._pump, client, server, connection, connection.received, "client")
+            self._spawn(self._pump, server, client, connection, connection.sent, "server")
 
-        await asyncio.gather(
-            pump(reader, upstream_writer, connection.received, "client"),
-            pump(upstream_reader, writer, connection.sent, "server"),
-        )
+    def _pump(
+        self, source: socket.socket, sink: socket.socket, connection: Connection, kept: bytearray, name: str
+    ) -> None:
+        try:
+            while data := source.recv(65536):
+                kept += data
+                sink.sendall(data)
+        except OSError:
+            pass
+        connection.closed_by = connection.closed_by or name
+        _shut(source)
+        _shut(sink)
+
+
+def _shut(each: socket.socket) -> None:
+    try:
+        each.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # already
 
 
 @contextmanager
 def running_tee(host: str, port: int) -> Iterator[Tee]:
-    """A Tee on a free port, in a thread of its own."""
+    """A Tee on a free port."""
     tee = Tee(host, port)
-    loop = asyncio.new_event_loop()
-    started = threading.Event()
-
-    async def serve() -> None:
-        server = await asyncio.start_server(tee.relay, "127.0.0.1", 0)
-        tee.port = server.sockets[0].getsockname()[1]
-        started.set()
-
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    asyncio.run_coroutine_threadsafe(serve(), loop).result(10)
-    started.wait(10)
     try:
         yield tee
     finally:
-
-        async def stop() -> None:
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
+        tee.close()
 
 
 def bodies(raw: bytes) -> list[bytes]:

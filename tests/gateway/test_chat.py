@@ -1,5 +1,7 @@
 import json
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +101,9 @@ def test_stream_equals_dynamos_bytes(start_gateway: StartGateway, dynamo: DemoDy
 
 def test_request_reaches_dynamo_as_the_client_wrote_it(start_gateway: StartGateway, dynamo: DemoDynamo) -> None:
     """Only `model` changes and `nim-llm-router` goes; spacing, number forms and headers of the client's stay."""
-    raw = b'{"messages": [{"role":"user","content":"hi \\u00e9"}],\n "nim-llm-router": {}, "temperature":1.0,"max_tokens" : 2}'
+    chat_bytes = b'"messages": [{"role":"user","content":"hi \\u00e9"}],\n '
+    rest_bytes = b'"temperature":1.0,"max_tokens" : 2}'
+    raw = b"{" + chat_bytes + b'"nim-llm-router": {}, ' + rest_bytes
     with running_tee("127.0.0.1", dynamo.port) as tee:
         gateway = start_gateway(DEFAULT_CONFIG.read_text(), DYNAMO_API_BASE=tee.url)
         headers = {
@@ -116,9 +120,7 @@ def test_request_reaches_dynamo_as_the_client_wrote_it(start_gateway: StartGatew
         assert answer.headers["x-request-id"] == "my-id"
         head, _, body = bytes(tee.connections[-1].received).rpartition(b"\r\n\r\n")
     model = answer.headers["x-routellm-routed-model"].encode()
-    assert body == (
-        b'{"model": "' + model + b'", "messages": [{"role":"user","content":"hi \\u00e9"}],\n "temperature":1.0,"max_tokens" : 2}'
-    )
+    assert body == b'{"model": "' + model + b'", ' + chat_bytes + rest_bytes
     lines = head.decode().split("\r\n")
     assert lines[0] == "POST /v1/chat/completions?a=b%20c HTTP/1.1"
     sent = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines[1:])}
@@ -128,6 +130,7 @@ def test_request_reaches_dynamo_as_the_client_wrote_it(start_gateway: StartGatew
         "authorization": "Bearer client-key",
         "user-agent": "test/1",
         "accept": "*/*",
+        "content-type": "application/json",
         "accept-encoding": "identity",
         "x-request-id": "my-id",
         "content-length": str(len(body)),
@@ -170,19 +173,34 @@ def test_dead_upstream_is_a_502(start_gateway: StartGateway) -> None:
 
 def test_an_upstream_that_breaks_off_is_seen_as_broken(start_gateway: StartGateway) -> None:
     """A stream that ends half-way ends for the client without `[DONE]` and as an error, not as a finished answer."""
-    with socket.create_server(("127.0.0.1", 0)) as server:  # Dynamo cannot be made to break off on demand
-        gateway = start_gateway(
-            DEFAULT_CONFIG.read_text(), DYNAMO_API_BASE=f"http://127.0.0.1:{server.getsockname()[1]}"
-        )
-        received = b""
+    event = b"data: {}\n\n"
+    arrived = threading.Event()
+
+    def break_off(server: socket.socket) -> None:  # Dynamo cannot be made to do so on demand
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+            connection.sendall(head + b"%x\r\n%b\r\n" % (len(event), event))
+            arrived.wait(60)
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        base = f"http://127.0.0.1:{server.getsockname()[1]}"
+        gateway = start_gateway(DEFAULT_CONFIG.read_text(), DYNAMO_API_BASE=base)
+        upstream = pool.submit(break_off, server)
+        pieces = []
         with (
             pytest.raises(httpx2.RemoteProtocolError),
-            httpx2.Client() as client,
-            client.stream("POST", f"{gateway.url}/v1/chat/completions", json=chat("hi", stream=True)) as answer,
+            httpx2.stream("POST", f"{gateway.url}/v1/chat/completions", json=chat("hi", stream=True)) as answer,
         ):
-            _ = answer
-            raise AssertionError("the stub below must be answering first")
-    assert not received
+            for piece in answer.iter_raw():
+                pieces.append(piece)
+                arrived.set()
+        upstream.result(10)
+    assert answer.status_code == 200
+    assert b"".join(pieces) == event
+    (line,) = gateway.request_lines(answer.headers["x-request-id"])
+    assert line["outcome"] == "broken"
 
 
 def test_models(gateway: Gateway, dynamo: DemoDynamo) -> None:
@@ -211,7 +229,9 @@ def test_models_that_are_not_ours_are_asked_for_classes(start_gateway: StartGate
     names = ["Code Generation", "Unknown"]
     llm = "{name: %s, api_base: '${DYNAMO_API_BASE}', model: %s}"
     url = "http://x:8000/v2/models/renamed_ensemble/infer"
-    by_name = ", ".join(llm % (name, f"llama-3.1-{size}-instruct") for name, size in zip(names, ("70b", "8b"), strict=True))
+    by_name = ", ".join(
+        llm % (name, f"llama-3.1-{size}-instruct") for name, size in zip(names, ("70b", "8b"), strict=True)
+    )
     by_position = ", ".join(llm % (f"llm{index}", "m4" if index == 4 else "other") for index in range(12))
     gateway = start_gateway(
         f"policies:\n- {{name: named, url: '{url}', timeout_ms: 30000, llms: [{by_name}]}}\n"
@@ -251,7 +271,9 @@ def test_health_config_and_unknown_paths(gateway: Gateway) -> None:
     assert gateway.get("/config").json()["default_policy"] == "task_router"
     assert gateway.get("/nope").status_code == 404 and "error" in gateway.get("/nope").json()
     wrong_method = gateway.get("/v1/chat/completions")
-    assert wrong_method.status_code == 405 and wrong_method.headers["allow"] == "POST" and "error" in wrong_method.json()
+    assert (
+        wrong_method.status_code == 405 and wrong_method.headers["allow"] == "POST" and "error" in wrong_method.json()
+    )
 
 
 def test_request_ids(gateway: Gateway) -> None:

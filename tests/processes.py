@@ -1,0 +1,33 @@
+"""Processes of others, found in /proc."""
+
+from pathlib import Path
+
+
+def stubs_of(triton_pid: int, model: str) -> list[int]:
+    """The Python stubs that serve `model` for one tritonserver."""
+    return [pid for pid in _children(triton_pid) if f"/{model}/".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def commands(mark: str) -> dict[int, list[str]]:
+    """The command lines, by pid, of all processes that mention `mark`."""
+    found = {}
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = cmdline.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue  # it ended meanwhile
+        if any(mark in word for word in words):
+            found[int(cmdline.parent.name)] = words
+    return found

@@ -1,0 +1,127 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from scripts.local.process import Process, free_port, wait_until
+from scripts.local.serve import parser
+from tests.conftest import ROOT, free_ports
+from tests.processes import commands, stubs_of
+
+_SECONDS = 300
+
+
+@contextmanager
+def _serving(folder: Path, *arguments: str) -> Iterator[tuple[Process, str]]:
+    """`scripts/serve` on free ports, and the gateway's URL."""
+    port, triton_port = free_port(), free_ports(3)
+    command = [str(ROOT / "scripts" / "serve"), "--port", str(port), "--triton-port", str(triton_port)]
+    command += ["--dynamo-port", str(free_port()), "--state", str(folder / "state"), *arguments]
+    process = Process("serve", command, os.environ, folder / "serve.log")
+    try:
+        wait_until(lambda: "\nready\n" in _printed(process), process, _SECONDS)
+        yield process, f"http://127.0.0.1:{port}"
+    finally:
+        process.stop(grace=60)
+
+
+def _printed(process: Process) -> str:
+    return process.log.read_text()
+
+
+def _wait_for(process: Process, text: str) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while text not in _printed(process):
+        assert time.monotonic() < deadline, f"{text!r} was never printed:\n{_printed(process)}"
+        time.sleep(0.1)
+
+
+def _triton_pid(folder: Path) -> int:
+    (pid,) = (pid for pid, words in commands(str(folder)).items() if words[0].endswith("/tritonserver"))
+    return pid
+
+
+def test_serve_heals_a_dead_stub_and_stops_on_ctrl_c(tmp_path: Path) -> None:
+    """One command reaches `ready` and prints a request that works; a dead stub is healed; Ctrl-C ends it all."""
+    with _serving(tmp_path) as (process, url):
+        printed = _printed(process)
+        assert "Triton: ready" in printed and "demo Dynamo: ready" in printed and "gateway: ready" in printed
+        curl = printed[printed.index("curl ") : printed.index("\nready\n")].replace("\\\n", " ")
+        answer = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout
+        assert "x-chosen-classifier: Code Generation" in answer
+        assert '"model":"llama-3.3-nemotron-super-49b-v1"' in answer
+
+        triton_pid = _triton_pid(tmp_path)
+        for stub in stubs_of(triton_pid, "prompt_classifier"):
+            os.kill(stub, signal.SIGKILL)
+        _wait_for(process, "restarting it")
+        _wait_for(process, "Triton: ready again")
+        body = {"messages": [{"role": "user", "content": "hello"}]}
+        assert httpx2.post(f"{url}/v1/route", json=body, timeout=60).json()["reason"] == "decided"
+
+        os.kill(process.pid, signal.SIGINT)
+        wait_until(lambda: process.exit_code is not None, process, 60)
+        assert process.exit_code == 0
+        assert _printed(process).endswith("stopped\n")
+    assert not commands(str(tmp_path))
+
+
+def test_one_that_dies_stops_the_rest(tmp_path: Path) -> None:
+    """When a part dies, serve shows its last lines, stops the others, and fails."""
+    with _serving(tmp_path, "--upstream", "http://127.0.0.1:9") as (process, _):
+        assert "demo Dynamo" not in _printed(process)
+        triton_pid = _triton_pid(tmp_path)
+        os.kill(triton_pid, signal.SIGKILL)
+        wait_until(lambda: process.exit_code is not None, process, 60)
+        assert process.exit_code == 1
+        assert "error: triton ended with code -9:" in _printed(process)
+        assert "Started HTTPService" in _printed(process)
+    assert not commands(str(tmp_path))
+
+
+def _run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "scripts.local.serve", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("option", "owner"),
+    [("--port", "the gateway"), ("--triton-port", "Triton's HTTP"), ("--dynamo-port", "the demo Dynamo")],
+)
+def test_a_port_in_use_is_one_line(tmp_path: Path, option: str, owner: str) -> None:
+    """A port that is taken is one clear line, before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        free = {"--port": free_port(), "--triton-port": free_ports(3), "--dynamo-port": free_port(), option: port}
+        arguments = [str(each) for pair in free.items() for each in pair]
+        done = _run(*arguments, "--state", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"error: port {port} for {owner} cannot be used on 127.0.0.1: Address already in use\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_configuration_starts_nothing(tmp_path: Path) -> None:
+    """Every fault is a line on stderr, and the exit code is 2."""
+    config = tmp_path / "config.yaml"
+    config.write_text("policies: []\nextra: 1\n")
+    done = _run("--config", str(config), "--state", str(tmp_path / "state"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"{config}: policies: expected at least one",
+        f"{config}: extra: unknown key",
+    ]
+    assert not (tmp_path / "state").exists()
+
+
+def test_defaults_are_the_documented_ports() -> None:
+    """The gateway is on 8084, Triton on 8000 to 8002, the demo Dynamo on 8100, all on loopback."""
+    options = parser().parse_args([])
+    assert (options.host, options.port, options.triton_port, options.dynamo_port) == ("127.0.0.1", 8084, 8000, 8100)
