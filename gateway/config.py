@@ -127,7 +127,9 @@ class Policy(BaseModel):
         raise ValueError(f"llm {stranger.name!r} is no label of model {self.triton_model!r} ({', '.join(labels)})")
 
 
-class _File(BaseModel):
+class File(BaseModel):
+    """The file's top level."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_policy: str | None = Field(default=None, description="the policy of requests that name none; the first")
@@ -185,7 +187,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError([f"{path}: is nested too deeply, or an alias refers to itself"]) from None
     faults, warnings = _judge_unset(unset)
     try:
-        file = _File.model_validate(tree)
+        file = File.model_validate(tree)
     except ValidationError as error:
         emptied = {place for places in unset.values() for place in places}
         details = error.errors(include_input=False, include_url=False)
@@ -282,7 +284,7 @@ def _fault(detail: Any) -> tuple[str, str]:
     return place, f"{place}: {message}" if place else message
 
 
-def _check_names(file: _File) -> list[str]:
+def _check_names(file: File) -> list[str]:
     faults = []
     names = [policy.name for policy in file.policies]
     for index, name in enumerate(names):

@@ -68,7 +68,6 @@ class Triton:
             # The Python backend's stub takes the first python on PATH and with it this environment's packages.
             "PATH": f"{Path(sys.executable).parent}:{self._environ.get('PATH', '')}",
             "LD_LIBRARY_PATH": ":".join([*map(str, libraries), self._environ.get("LD_LIBRARY_PATH", "")]).rstrip(":"),
-            "PYTHONDONTWRITEBYTECODE": "1",  # a __pycache__ in the repository would count as a change of the model
             "HF_HUB_OFFLINE": "1",
         }
         self.process = Process("triton", command, environ, self._folder / "logs" / "triton.log")
