@@ -1,6 +1,5 @@
 """The application: every route, handler and client in one place."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypedDict
@@ -21,8 +20,6 @@ from gateway.observe.metrics import Metrics
 from gateway.record import RecordRequests
 from gateway.state import State, open_state
 
-_log = logging.getLogger(__name__)
-
 
 class _LifespanState(TypedDict):
     router: State
@@ -37,7 +34,7 @@ def create_app(config: Config) -> Starlette:
         async with open_state(config) as state:
             yield {"router": state}
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
             Route("/v1/completions", chat.completions, methods=["POST"]),
@@ -55,10 +52,11 @@ def create_app(config: Config) -> Starlette:
             GatewayError: _on_gateway_error,
             ClientGone: _on_client_gone,
             HTTPException: _on_http_exception,
-            Exception: _on_bug,
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+    return app
 
 
 async def _on_gateway_error(request: Request, error: Exception) -> JSONResponse:
@@ -76,8 +74,3 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
     response = error_response(error.status_code, error.detail, "invalid_request_error")
     response.headers.update(error.headers or {})
     return response
-
-
-async def _on_bug(request: Request, error: Exception) -> JSONResponse:
-    _log.error("unexpected error", exc_info=error)
-    return error_response(500, "internal error", "internal_error")

@@ -13,14 +13,18 @@ from gateway.errors import BadRequest
 
 ROUTER_FIELD = "nim-llm-router"
 
+MAX_MEMBERS = 1_000
+"""Top-level fields of a body: OpenAI's requests have a few dozen, and each costs a step of Python."""
+
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """For json's `parse_constant`: NaN and the infinities, which Python reads, are not JSON."""
     raise ValueError(f"{name} is not JSON")
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_decoder = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,8 @@ class Body:
 def parse_body(raw: bytes) -> Body:
     """Parse a request's body.
 
-    Raises BadRequest when it is empty, no UTF-8, no JSON, no object, or names a top-level field twice.
+    Raises BadRequest when it is empty, no UTF-8, no JSON, no object, names a top-level field twice or has
+    more than MAX_MEMBERS.
     """
     if not raw:
         raise BadRequest("the request has no body; a JSON object is expected")
@@ -93,7 +98,9 @@ def _parse_object(text: str) -> Body:
         while True:
             key, value_start = _key(text, position)
             if key in fields:
-                raise BadRequest(f"the field {key!r} stands twice in the body", param=key[:64])
+                raise BadRequest(f"the field {key[:64]!r} stands twice in the body", param=key[:64])
+            if len(fields) == MAX_MEMBERS:
+                raise BadRequest(f"the body has more than {MAX_MEMBERS} fields")
             fields[key], end = _decoder.raw_decode(text, value_start)
             spans[key] = _Span(position, value_start, end)
             position = _space(text, end)

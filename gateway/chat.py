@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import anyio
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from gateway.body import Body, parse_body
 from gateway.config import Policy
 from gateway.decision import Decision
-from gateway.errors import BadRequest, BodyTooLarge, ClientGone, DecisionFailed
+from gateway.errors import AsciiJSONResponse, BadRequest, BodyTooLarge, ClientGone, DecisionFailed
 from gateway.forward import forward, request_headers
 from gateway.policy import Selection, fall_back, read_wish, select
 from gateway.prompt import Rule, bounded, text_of_messages, text_of_prompt
@@ -87,7 +87,7 @@ async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
 async def _explain(request: Request, body: Body) -> Response:
     routed = await _route(request.state.router, _endpoint_for(body), body)
     request.state.routed = routed
-    return JSONResponse(explanation(routed), headers=decision_headers(routed))
+    return AsciiJSONResponse(explanation(routed), headers=decision_headers(routed))
 
 
 async def _route(state: State, endpoint: Endpoint, body: Body) -> Routed:

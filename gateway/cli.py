@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve the OpenAI-compatible API")
     serve.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration file")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    serve.add_argument("--port", type=_port, default=8084, help="port to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=port_number, default=8084, help="port to listen on (default: %(default)s)")
     check = commands.add_parser("check", help="check a configuration file without starting anything")
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="count warnings as errors")
@@ -55,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2 if options.strict and config.warnings else 0
 
 
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 < port < 65536:
-        raise ValueError
-    return port
+def port_number(text: str) -> int:
+    """An argument that is a TCP port. Raises ArgumentTypeError for anything else."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"expected a port between 1 and 65535, and got {text!r}")
+    return int(text)
 
 
 def _serve(config: Config, host: str, port: int) -> int:
@@ -72,7 +72,9 @@ def _serve(config: Config, host: str, port: int) -> int:
         access_log=False,
         server_header=False,
         loop="uvloop",
-        http="httptools",
+        # Not httptools: on `Connection: upgrade` it reads the body as a second request. h11 also bounds the headers.
+        http="h11",
+        timeout_graceful_shutdown=30,
         timeout_keep_alive=75,  # longer than common load balancers keep a connection, so that they close it first
     )
     return 0

@@ -2,14 +2,14 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from gateway.labels import known_labels
 from gateway.prompt import Rule
@@ -17,8 +17,11 @@ from gateway.prompt import Rule
 _T = TypeVar("_T")
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 _TRITON_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/[^/]+)?/infer/?")
+_URL_CHARACTERS = re.compile(r"[\x21-\x7e]+")
+_GRPC_TARGET = re.compile(r"[^\s/]+:\d{1,5}|(dns|ipv4|ipv6|unix):[\x21-\x7e]+")
 _UNCLASSIFIED = ("Unknown", "No-Label-Reason")
-_RESERVED_NAMES = ("", "auto")
+AUTOMATIC = ("", "auto")
+"""The model names that mean the default policy."""
 
 
 class ConfigError(Exception):
@@ -31,19 +34,41 @@ class ConfigError(Exception):
 
 def _upstream_base(url: str) -> str:
     """An upstream's base without the `/v1` that both styles of configuration may or may not carry."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("expected an http:// or https:// URL")
-    if parts.username or parts.password:
-        raise ValueError("expected a URL without credentials; use api_key")
+    if _split(url).query:
+        raise ValueError("expected a URL without a query")
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
+def _split(url: str) -> SplitResult:
+    """The parts of an HTTP URL. Raises ValueError for anything that is none, or carries credentials or a fragment."""
+    parts = urlsplit(url)  # raises ValueError for a broken IPv6 address
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _URL_CHARACTERS.fullmatch(url):
+        raise ValueError("expected an http:// or https:// URL")
+    if parts.username is not None or parts.password is not None or parts.fragment:
+        raise ValueError("expected a URL without credentials or fragment; keys go into api_key")
+    _ = parts.port  # raises ValueError when it is no port
+    return parts
+
+
 def _triton_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not _TRITON_PATH.fullmatch(parts.path):
+    if not _TRITON_PATH.fullmatch(_split(url).path):
         raise ValueError("expected http://HOST:PORT/v2/models/MODEL/infer")
     return url
+
+
+def _grpc_target(target: str) -> str:
+    if not _GRPC_TARGET.fullmatch(target):
+        raise ValueError("expected HOST:PORT, without a scheme")
+    return target
+
+
+def _key(value: Any) -> Any:
+    """A key as it goes into a header: an empty YAML value is none, and a mounted file's last newline is no part."""
+    if value is None:
+        return ""
+    if isinstance(value, str) and not (value := value.strip()).isprintable():
+        raise ValueError("expected a key without control characters")
+    return value
 
 
 def _not_empty(items: tuple[_T, ...]) -> tuple[_T, ...]:
@@ -62,7 +87,7 @@ class Llm(BaseModel):
     api_base: Annotated[str, AfterValidator(_upstream_base)] = Field(
         description="the upstream's base URL, with or without /v1"
     )
-    api_key: SecretStr = Field(
+    api_key: Annotated[SecretStr, BeforeValidator(_key)] = Field(
         default=SecretStr(""), description="sent upstream as a bearer token; empty or missing: the client's own goes on"
     )
     model: str = Field(min_length=1, description="the name under which the upstream serves it")
@@ -196,31 +221,45 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     faults += _check_names(file)
     for index, policy in enumerate(file.policies):
         _check_llms(policy, f"policies[{index}]", faults, warnings)
-    if upstream := environ.get("DYNAMO_API_BASE", ""):
-        try:
-            upstream = _upstream_base(upstream)
-        except ValueError as error:
-            faults.append(f"environment variable DYNAMO_API_BASE: {error}")
+    upstream = _variable(environ, "DYNAMO_API_BASE", _upstream_base, faults)
+    triton_grpc_url = _variable(environ, "TRITON_GRPC_URL", _grpc_target, faults)
     if faults:
         raise ConfigError([f"{path}: {fault}" for fault in faults])
     policies = {policy.name: policy for policy in file.policies}
     return Config(
         default_policy=policies[file.default_policy or file.policies[0].name],
         policies=policies,
-        upstream=upstream or None,
-        triton_grpc_url=environ.get("TRITON_GRPC_URL") or None,
+        upstream=upstream,
+        triton_grpc_url=triton_grpc_url,
         warnings=tuple(f"{path}: {warning}" for warning in dict.fromkeys(warnings)),
     )
+
+
+def _variable(environ: Mapping[str, str], name: str, check: Callable[[str], str], faults: list[str]) -> str | None:
+    """A checked environment variable, or None when it is unset or empty."""
+    if not (value := environ.get(name)):
+        return None
+    try:
+        return check(value)
+    except ValueError as error:
+        faults.append(f"environment variable {name}: {error}")
+        return None
 
 
 class _Loader(yaml.SafeLoader):
     """YAML as PyYAML reads it, with a key that stands twice refused instead of lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -231,9 +270,12 @@ def _read_yaml(path: Path) -> Any:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: is not valid UTF-8"]) from None
+    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a key
+        place = error.problem_mark or error.context_mark
+        where = f"line {place.line + 1}, column {place.column + 1}: " if place else ""
+        raise ConfigError([f"{path}: is not valid YAML: {where}{error.problem or error.context}"]) from None
     except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())  # PyYAML draws over several lines
-        raise ConfigError([f"{path}: is not valid YAML: {problem}"]) from None
+        raise ConfigError([f"{path}: is not valid YAML: {type(error).__name__}"]) from None
     except (RecursionError, ValueError, TypeError) as error:  # too deep; a date that is none; an unhashable key
         raise ConfigError([f"{path}: is not valid YAML: {type(error).__name__}: {error}"]) from None
 
@@ -290,7 +332,7 @@ def _check_names(file: File) -> list[str]:
     for index, name in enumerate(names):
         if name in names[:index]:
             faults.append(f"policies[{index}].name: policy {name!r} is defined twice")
-        if name in _RESERVED_NAMES:
+        if name in AUTOMATIC:
             faults.append(f"policies[{index}].name: {name!r} means the default policy, and cannot name one")
     if file.default_policy and file.default_policy not in names:
         faults.append(f"default_policy: there is no policy {file.default_policy!r}; there are {', '.join(names)}")

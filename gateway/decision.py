@@ -1,5 +1,6 @@
 """What Triton says of a prompt: one gRPC call, under a deadline."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ _CHANNEL_ARGUMENTS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # Triton is close by; a proxy that the environment names is for elsewhere.
+    ("grpc.enable_http_proxy", 0),
     # A connection that hangs without closing is noticed.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -122,4 +125,6 @@ def _read_classes(classes: NDArray[np.object_]) -> Decision:
         best = int(parsed[0][1])
     except (ValueError, IndexError) as error:
         raise DecisionFailed(f"the model's OUTPUT is no list of classes: {error}") from error
+    if not all(map(math.isfinite, scores)):
+        raise DecisionFailed("the model's OUTPUT is not finite")
     return Decision(labels[best] or str(best), tuple(labels), tuple(scores))

@@ -14,9 +14,17 @@ DecisionFailed                  Triton gave no decision: never reaches the clien
 ClientGone                      nobody is left to answer
 """
 
-from typing import ClassVar
+import json
+from typing import Any, ClassVar
 
 from starlette.responses import JSONResponse
+
+
+class AsciiJSONResponse(JSONResponse):
+    """JSON in ASCII: names that clients and upstreams choose may hold lone surrogates, which have no UTF-8."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 class GatewayError(Exception):
@@ -32,7 +40,7 @@ class GatewayError(Exception):
         self.param = param
         self.code = code or self.default_code
 
-    def response(self) -> JSONResponse:
+    def response(self) -> AsciiJSONResponse:
         """The answer to the client."""
         return error_response(self.status, self.message, self.type, self.param, self.code)
 
@@ -85,6 +93,8 @@ class ClientGone(Exception):
 
 def error_response(
     status: int, message: str, type: str, param: str | None = None, code: str | None = None
-) -> JSONResponse:
+) -> AsciiJSONResponse:
     """An error in OpenAI's shape."""
-    return JSONResponse({"error": {"message": message, "type": type, "param": param, "code": code}}, status_code=status)
+    return AsciiJSONResponse(
+        {"error": {"message": message, "type": type, "param": param, "code": code}}, status_code=status
+    )

@@ -26,16 +26,20 @@ HOP_BY_HOP = frozenset(
     }
 )
 _NOT_FORWARDED = HOP_BY_HOP | {"host", "content-length", "expect"}
-_NOT_RETURNED = HOP_BY_HOP | {"date", "server"}  # the HTTP server writes its own
+_NOT_RETURNED = HOP_BY_HOP | {"date"}  # the HTTP server writes its own
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 600.0  # a long prompt on a busy GPU; the same as the openai client's own patience
+_KEEP_ALIVE_SECONDS = 4.0  # less than common servers' 5, so that a connection is seldom used as it closes
 _CHUNK_BYTES = 65536
+# What a kept connection raises when the upstream closed it in the moment that it was used. Nothing has been answered
+# then, and the request is sent once more on a connection of its own.
+_CLOSED_WHILE_IDLE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
 def open_session() -> aiohttp.ClientSession:
     """The client for all upstreams. It adds nothing of its own: no cookies, no decompression, no headers."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -49,12 +53,19 @@ def open_session() -> aiohttp.ClientSession:
 def request_headers(headers: Headers, target: Target, request_id: str) -> list[tuple[str, str]]:
     """The client's headers, hop-by-hop ones aside; the target's key, where it has one, in place of the client's."""
     dropped = _NOT_FORWARDED | _connection_options(headers.getlist("connection"))
-    kept = [(name, value) for name, value in headers.items() if name not in dropped and name != "x-request-id"]
+    kept = [
+        (name, _as_sent(value)) for name, value in headers.items() if name not in dropped and name != "x-request-id"
+    ]
     kept.append(("x-request-id", request_id))
     if target.api_key:
         kept = [(name, value) for name, value in kept if name != "authorization"]
         kept.append(("authorization", f"Bearer {target.api_key}"))
     return kept
+
+
+def _as_sent(value: str) -> str:
+    """A header value that aiohttp, which writes UTF-8, sends as the bytes that came, as far as they are UTF-8."""
+    return value if value.isascii() else value.encode("latin-1").decode(errors="replace")
 
 
 def _connection_options(values: Iterable[str]) -> set[str]:
@@ -67,15 +78,24 @@ async def forward(
 ) -> "UpstreamResponse":
     """Send the request and wait for the head of the answer.
 
-    Raises UpstreamUnavailable when the upstream cannot be reached or breaks off first, UpstreamTimeout when it is
-    silent for too long.
+    A request that meets the end of a kept connection is sent a second time. Raises UpstreamUnavailable when the
+    upstream cannot be reached or breaks off first, UpstreamTimeout when it is silent for too long.
     """
     try:
         url = yarl.URL(target.api_base + path, encoded=True)
-        answer = await session.post(url, data=body, headers=headers, allow_redirects=False)
+        try:
+            answer = await session.post(url, data=body, headers=headers, allow_redirects=False)
+        except _CLOSED_WHILE_IDLE as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                raise  # it was never open
+            answer = await session.post(url, data=body, headers=headers, allow_redirects=False)
     except (aiohttp.ServerTimeoutError, TimeoutError) as error:
         raise UpstreamTimeout("the model's server did not answer in time") from error
-    except (aiohttp.ClientError, OSError) as error:
+    except (
+        aiohttp.ClientError,
+        OSError,
+        ValueError,
+    ) as error:  # ValueError: an address or a header that cannot be sent
         raise UpstreamUnavailable(f"the model's server cannot be reached ({type(error).__name__})") from error
     return UpstreamResponse(answer)
 

@@ -1,27 +1,32 @@
 """`/v1/models`: the upstreams' models, and the names by which this router chooses one."""
 
 import asyncio
+import json
 import logging
+from functools import partial
 from typing import Any
 
 import aiohttp
 from starlette.requests import Request
-from starlette.responses import JSONResponse
 
+from gateway.body import refuse_constant
 from gateway.config import Config
+from gateway.errors import AsciiJSONResponse
 from gateway.state import State
 
 _SECONDS = 5.0
+_loads = partial(json.loads, parse_constant=refuse_constant)
 _log = logging.getLogger(__name__)
 
 
-async def models(request: Request) -> JSONResponse:
+async def models(request: Request) -> AsciiJSONResponse:
     state: State = request.state.router
-    bases = _upstreams(state.config)
-    lists = await asyncio.gather(*(_models_of(state.session, base, key) for base, key in bases.items()))
+    own_key = request.headers.get("authorization", "")
+    keys = {base: f"Bearer {key}" if key else own_key for base, key in _upstreams(state.config).items()}
+    lists = await asyncio.gather(*(_models_of(state.session, base, key) for base, key in keys.items()))
     own = [{"id": name, "object": "model", "owned_by": "llm-router"} for name in ("auto", *state.config.policies)]
     by_id = {model["id"]: model for model in [*own, *(model for models in lists for model in models)]}
-    return JSONResponse({"object": "list", "data": list(by_id.values())})
+    return AsciiJSONResponse({"object": "list", "data": list(by_id.values())})
 
 
 def _upstreams(config: Config) -> dict[str, str]:
@@ -33,15 +38,15 @@ def _upstreams(config: Config) -> dict[str, str]:
     return bases
 
 
-async def _models_of(session: aiohttp.ClientSession, base: str, key: str) -> list[dict[str, Any]]:
+async def _models_of(session: aiohttp.ClientSession, base: str, authorization: str) -> list[dict[str, Any]]:
     """What one upstream lists; nothing when it does not answer, so that one that is down hides no other's."""
-    headers = {"authorization": f"Bearer {key}"} if key else {}
+    headers = {"authorization": authorization} if authorization else {}
     try:
         async with session.get(
             f"{base}/v1/models", headers=headers, timeout=aiohttp.ClientTimeout(_SECONDS), allow_redirects=False
         ) as answer:
             answer.raise_for_status()
-            listed = (await answer.json())["data"]
+            listed = (await answer.json(loads=_loads))["data"]
             return [model for model in listed if isinstance(model["id"], str)]
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
         _log.warning("upstream lists no models: %s: %s", base, type(error).__name__)

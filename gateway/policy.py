@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.body import ROUTER_FIELD
-from gateway.config import Config, Llm, Policy
+from gateway.config import AUTOMATIC, Config, Llm, Policy
 from gateway.decision import Decision
 from gateway.errors import BadRequest, NotFound
 
-_AUTOMATIC = ("", "auto")
+_LONGEST_NAME = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,12 @@ def read_wish(fields: Mapping[str, Any], config: Config) -> Wish:
     if ROUTER_FIELD in fields:
         return _read_router_field(fields[ROUTER_FIELD], config)
     model = fields.get("model")
-    if model is None or model in _AUTOMATIC:
+    if model is None or model in AUTOMATIC:
         return Wish(config.default_policy)
     if not isinstance(model, str):
         raise BadRequest("'model' must be a string", param="model")
+    if len(model) > _LONGEST_NAME:
+        raise BadRequest(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
     if model in config.policies:
         return Wish(config.policies[model])
     return Wish(target=_passthrough(model, config), reason="passthrough")

@@ -1,5 +1,6 @@
 """One frozen record of what happened to a request, given to everyone who watches."""
 
+import logging
 import re
 import time
 import uuid
@@ -11,7 +12,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.chat import Routed
+from gateway.errors import error_response
 
+_log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -48,9 +51,13 @@ class RecordRequests:
             await self.app(scope, receive, send)
             return
         watched = _Watched(receive, send, _request_id(Headers(scope=scope)))
-        scope["state"]["request_id"] = watched.request_id
+        scope.setdefault("state", {})["request_id"] = watched.request_id
         try:
             await self.app(scope, watched.receive, watched.send)
+        except Exception as bug:  # here and not further out, so that its answer has an id and its record a status
+            _log.error("unexpected error", exc_info=bug, extra={"fields": {"request_id": watched.request_id}})
+            if not watched.started:
+                await error_response(500, "internal error", "internal_error")(scope, receive, watched.send)
         finally:
             record = watched.record(scope)
             for observer in self.observers:
@@ -70,6 +77,11 @@ class _Watched:
         self._bytes_out = 0
         self._complete = False
         self._gone = False
+
+    @property
+    def started(self) -> bool:
+        """Whether an answer has begun."""
+        return self._status is not None
 
     async def receive(self) -> Message:
         message = await self._receive()

@@ -8,13 +8,12 @@ import json
 import os
 import re
 import sys
-import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from scripts.local.process import Process, StartError, wait_until
+from scripts.local.process import Process, StartError, fetch, wait_until
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
@@ -91,21 +90,11 @@ class DemoDynamo:
         if model not in self._listed():
             return False
         body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-        request = urllib.request.Request(
-            f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:
-                return bool(response.status == 200)
-        except OSError:  # URLError and HTTPError are OSErrors
-            return False
+        return fetch(f"{self.url}/v1/chat/completions", 10, json.dumps(body).encode()) is not None
 
     def _listed(self) -> list[str]:
-        try:
-            with urllib.request.urlopen(f"{self.url}/v1/models", timeout=10) as response:
-                return [model["id"] for model in json.load(response)["data"]]
-        except OSError:
-            return []
+        answer = fetch(f"{self.url}/v1/models", 10)
+        return [model["id"] for model in json.loads(answer)["data"]] if answer else []
 
 
 def write_model_files(cache: Path, model: str) -> None:
@@ -117,9 +106,7 @@ def write_model_files(cache: Path, model: str) -> None:
         raise StartError(f"the demo Dynamo cannot serve a model named {model!r}: not a Hugging Face name")
     folder = cache / f"models--{model.replace('/', '--')}"
     snapshot = folder / "snapshots" / ("0" * 40)
-    if snapshot.exists():
-        return
-    snapshot.mkdir(parents=True)
+    snapshot.mkdir(parents=True, exist_ok=True)
     (folder / "refs").mkdir(exist_ok=True)
     (folder / "refs" / "main").write_text("0" * 40)
     tokenizer = _tokenizer()

@@ -1,16 +1,20 @@
 """Child processes that die with their parent and whose last log lines can be shown."""
 
 import ctypes
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 _PR_SET_PDEATHSIG = 1  # Linux prctl(2)
 _libc = ctypes.CDLL(None)
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class StartError(Exception):
@@ -22,6 +26,8 @@ class Process:
 
     def __init__(self, name: str, command: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists():  # the one before may hold the reason for this one
+            log.replace(log.with_suffix(".previous.log"))
         self.name = name
         self.log = log
         with log.open("wb") as output:
@@ -94,6 +100,31 @@ def require_free_port(host: str, port: int, owner: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise StartError(f"port {port} for {owner} cannot be used on {host}: {error.strerror}") from error
+
+
+def fetch(url: str, seconds: float, body: bytes | None = None) -> bytes | None:
+    """The body of a 200 from a server of this machine, posting `body` if given; None for anything else.
+
+    Without the proxy that the environment may name.
+    """
+    request = urllib.request.Request(url, body, {"content-type": "application/json"})
+    try:
+        with _opener.open(request, timeout=seconds) as response:
+            return bytes(response.read()) if response.status == 200 else None
+    except OSError:  # URLError and HTTPError are OSErrors
+        return None
+
+
+def lock_folder(folder: Path) -> IO[bytes]:
+    """Keep others out of `folder` until the returned file is closed. Raises StartError when somebody is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise StartError(f"{folder} is in use by another serve; choose another folder with --state") from None
+    return lock
 
 
 def free_port() -> int:

@@ -5,16 +5,16 @@ import os
 import signal
 import sys
 import time
-import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from gateway.cli import port_number
 from gateway.config import Config, ConfigError, load_config
 from scripts.local.dynamo import DemoDynamo
-from scripts.local.process import Process, StartError, require_free_port, wait_until
+from scripts.local.process import Process, StartError, fetch, lock_folder, require_free_port, wait_until
 from scripts.local.triton import ROOT, Triton
 
 _WATCH_SECONDS = 2.0
@@ -51,15 +51,21 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--upstream", metavar="URL", help="Dynamo's frontend, instead of the demo (or DYNAMO_API_BASE)")
     add("--host", default="127.0.0.1", help="address that the gateway listens on (default: %(default)s)")
-    add("--port", type=int, default=8084, help="the gateway's port (default: %(default)s)")
+    add("--port", type=port_number, default=8084, help="the gateway's port (default: %(default)s)")
     add(
         "--triton-port",
-        type=int,
+        type=_first_of_three,
         default=8000,
         metavar="PORT",
         help="Triton's HTTP port; gRPC and metrics take the next two (default: %(default)s)",
     )
-    add("--dynamo-port", type=int, default=8100, metavar="PORT", help="the demo Dynamo's port (default: %(default)s)")
+    add(
+        "--dynamo-port",
+        type=port_number,
+        default=8100,
+        metavar="PORT",
+        help="the demo Dynamo's port (default: %(default)s)",
+    )
     add(
         "--state",
         type=Path,
@@ -70,10 +76,17 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _first_of_three(text: str) -> int:
+    port = port_number(text)
+    port_number(str(port + 2))
+    return port
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns 0 after Ctrl-C, 1 when something failed, 2 for a wrong configuration."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: a shell's background jobs start with it ignored
+        signal.signal(number, _interrupt)
     try:
         with ExitStack() as stack:
             _serve(options, stack)
@@ -95,7 +108,10 @@ def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
     environ = os.environ | {"DYNAMO_API_BASE": upstream, "TRITON_GRPC_URL": triton.grpc_url}
     config = load_config(options.config, environ)
     demo = DemoDynamo(options.dynamo_port, _models_at(config, demo_url), options.state / "dynamo")
+    for warning in config.warnings:
+        _say(f"warning: {warning}")
     _require_ports(options, bool(demo.models))
+    stack.enter_context(lock_folder(options.state))
 
     start = time.monotonic()
     stack.callback(triton.stop)
@@ -112,12 +128,18 @@ def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
         _say(f"demo Dynamo: ready after {time.monotonic() - start:.0f} s")
     gateway = _start_gateway(options, environ)
     stack.callback(gateway.stop)
-    url = f"http://{'127.0.0.1' if options.host == '0.0.0.0' else options.host}:{options.port}"
-    wait_until(lambda: _is_ready(url), gateway, _READY_SECONDS)
+    url = f"http://{_reachable(options.host)}:{options.port}"
+    wait_until(lambda: fetch(f"{url}/health/ready", 10) is not None, gateway, _READY_SECONDS)
     _say(f"gateway: ready at {url} after {time.monotonic() - start:.0f} s; logs in {options.state}")
     _say("\n" + _CURL.format(url=url, policy=config.default_policy.name))
     _say("ready")
     _watch(triton, [*demo.processes, gateway])
+
+
+def _reachable(host: str) -> str:
+    """Where this machine reaches a server that listens on `host`, as it stands in a URL."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 def _models_at(config: Config, base: str) -> list[str]:
@@ -136,14 +158,6 @@ def _start_gateway(options: argparse.Namespace, environ: dict[str, str]) -> Proc
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(options.config)]
     command += ["--host", options.host, "--port", str(options.port)]
     return Process("gateway", command, environ, options.state / "gateway.log")
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health/ready", timeout=10) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 def _watch(triton: Triton, others: Sequence[Process]) -> NoReturn:
@@ -172,7 +186,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 

@@ -6,11 +6,10 @@ import os
 import shutil
 import sys
 import sysconfig
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts.local.process import Process, StartError, wait_until
+from scripts.local.process import Process, StartError, fetch, wait_until
 
 ROOT = Path(__file__).parents[2]
 ENSEMBLES = ("router_ensemble", "task_router_ensemble", "complexity_router_ensemble")  # each loads what it composes
@@ -89,12 +88,7 @@ class Triton:
 def infer(http_url: str, seconds: float) -> bool:
     """Classify one word through `router_ensemble` over HTTP."""
     body = {"inputs": [{"name": "INPUT", "datatype": "BYTES", "shape": [1, 1], "data": [["ping"]]}]}
-    request = urllib.request.Request(f"{http_url}/v2/models/router_ensemble/infer", json.dumps(body).encode())
-    try:
-        with urllib.request.urlopen(request, timeout=seconds) as response:
-            return bool(response.status == 200)
-    except OSError:  # URLError and HTTPError are OSErrors
-        return False
+    return fetch(f"{http_url}/v2/models/router_ensemble/infer", seconds, json.dumps(body).encode()) is not None
 
 
 def find_server(folder: Path) -> tuple[Path, Path, list[Path]]:

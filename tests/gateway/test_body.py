@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.body import ROUTER_FIELD, parse_body
+from gateway.body import MAX_MEMBERS, ROUTER_FIELD, parse_body
 from gateway.errors import BadRequest
 
 _JSON = st.recursive(
@@ -73,6 +73,7 @@ def test_untouched_bytes_stay(raw: bytes, rewritten: bytes) -> None:
         (b'{"a":' + b"[" * 100_000, "nested too deeply"),
         (b'{"a":"\xff"}', "not valid UTF-8"),
         (b'{"model":"x","model":"y"}', "'model' stands twice"),
+        (json.dumps({str(number): 0 for number in range(MAX_MEMBERS + 1)}).encode(), "more than 1000 fields"),
     ],
 )
 def test_bad_bodies_are_named(raw: bytes, complaint: str) -> None:

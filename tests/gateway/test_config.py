@@ -135,6 +135,14 @@ def test_a_missing_key_is_a_warning_and_a_missing_base_a_fault(tmp_path: Path) -
         ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("up:1", "u:p@up:1"), "without credentials"),
         ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("/infer", ""), "policies[0].url: expected http://"),
         ("policies:\n" + _policy("p", [("Chatbot", "''")]), "policies[0].llms[0].model"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("up:1", "up:abc"), "llms[0].api_base: Port"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("up:1", "up:99999"), "llms[0].api_base: Port"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("up:1", "up:1/v1?a=b"), "without a query"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("up:1", "u p"), "expected an http:// or https://"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("up:1", "[::"), "llms[0].api_base: Invalid IPv6"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("router-server", "u:p@r"), "without credentials"),
+        ("policies:\n" + _policy("p", [("Chatbot", "m")]).replace("model: m", 'api_key: "a\\nb", model: m'), "api_key"),
+        ("policies: {[a]: b}", "is not valid YAML"),
         ("policies: 2026-13-45", "is not valid YAML"),
         ("policies: \x00", "is not valid YAML"),
     ],
@@ -144,6 +152,42 @@ def test_faults_are_named(tmp_path: Path, text: str, complaint: str) -> None:
     faults = _faults(tmp_path, text)
     assert any(complaint in fault for fault in faults), faults
     assert all("\n" not in fault for fault in faults)
+
+
+def test_environment_variables_are_checked(tmp_path: Path) -> None:
+    """What the environment adds is judged like the file."""
+    text = "policies:\n" + _policy("p", [("Chatbot", "m")])
+    assert _faults(tmp_path, text, DYNAMO_API_BASE="dynamo:8000", TRITON_GRPC_URL="http://triton:8001") == [
+        "environment variable DYNAMO_API_BASE: expected an http:// or https:// URL",
+        "environment variable TRITON_GRPC_URL: expected HOST:PORT, without a scheme",
+    ]
+    config = _load(tmp_path, text, DYNAMO_API_BASE="", TRITON_GRPC_URL="dns:///triton:8001")
+    assert (config.upstream, config.triton_grpc_url) == (None, "dns:///triton:8001")
+
+
+@pytest.mark.parametrize(
+    ("written", "key"), [("", ""), ("null", ""), ("''", ""), ("abc", "abc"), ('"abc\\n"', "abc"), ("'${KEY}'", "xyz")]
+)
+def test_keys_may_be_empty_and_end_in_a_newline(tmp_path: Path, written: str, key: str) -> None:
+    """An api_key may be empty or missing, and one out of a mounted file may end in a newline."""
+    text = "policies:\n" + _policy("p", [("Chatbot", "m")]).replace("model: m", f"api_key: {written}, model: m")
+    (llm,) = _load(tmp_path, text, KEY="xyz\n").default_policy.llms
+    assert llm.api_key.get_secret_value() == key
+
+
+def test_yaml_anchors_and_merge_keys(tmp_path: Path) -> None:
+    """Files that share keys between llms by YAML's own means load."""
+    policy = _policy("p", [("Chatbot", "m"), ("Unknown", "n")])
+    policy = policy.replace("{name: Chatbot", "&shared {name: Chatbot").replace(
+        "{name: Unknown, api_base: 'http://up:1'", "{<<: *shared, name: Unknown"
+    )
+    assert [llm.api_base for llm in _load(tmp_path, "policies:\n" + policy).default_policy.llms] == ["http://up:1"] * 2
+
+
+def test_broken_yaml_shows_no_key(tmp_path: Path) -> None:
+    """A YAML error tells line and column, and never the line itself, which may hold a key."""
+    (fault,) = _faults(tmp_path, "policies:\n  - {name: a, api_key: sk-SECRET, model: [}")
+    assert "line 2, column" in fault and "SECRET" not in fault
 
 
 def test_every_fault_at_once(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 import json
+import socket
+import time
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from gateway import errors
 from gateway.chat import MAX_BODY_BYTES
 from gateway.errors import DecisionFailed, GatewayError
+from gateway.record import Record, RecordRequests
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.triton import Triton
 from tests.conftest import StartGateway
@@ -67,6 +72,8 @@ def _decisions(triton: Triton) -> int:
         (b'{"messages": ' + b"[" * 100_000, 400),
         (b'{"a": ' * 100_000, 400),
         (b'{"model": 5, "messages": []}', 400),
+        (b'{"\\ud800": 1, "\\ud800": 2}', 400),
+        (b'{"model": "' + b"x" * 513 + b'"}', 400),
         (b'{"model": "", "model": "", "messages": []}', 400),
         (b'{"nim-llm-router": 5, "messages": []}', 400),
         (b'{"nim-llm-router": {"policy": "nope"}, "messages": []}', 404),
@@ -133,13 +140,14 @@ def test_bodies_past_the_bound(gateway: Gateway) -> None:
     assert gateway.post("/v1/route", chat("hello")).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["a\r\nx-evil: 1", "é", "x" * 5000, "\u2028", "\x00"])
+@pytest.mark.parametrize("name", ["a\r\nx-evil: 1", "é", "x" * 512, "\u2028", "\x00", "\ud800"])
 def test_model_names_cannot_break_out_of_headers(gateway: Gateway, name: str) -> None:
     """A client's model name in our headers stays one harmless value."""
     answer = gateway.post("/v1/chat/completions", chat("hi", model=name))
     assert answer.status_code < 500, answer.text
     assert "x-evil" not in answer.headers
     assert answer.headers["x-routellm-routed-model"].isascii()
+    assert gateway.post("/v1/route", chat("hi", model=name)).json()["model"] == name
 
 
 def test_unknown_model_without_default_upstream(start_gateway: StartGateway, dynamo: DemoDynamo) -> None:
@@ -150,3 +158,41 @@ def test_unknown_model_without_default_upstream(start_gateway: StartGateway, dyn
     answer = gateway.post("/v1/chat/completions", chat("hi", model="gpt-x"))
     assert answer.status_code == 404 and answer.json()["error"]["code"] == "model_not_found"
     assert json.loads(answer.content)["error"]["param"] == "model"
+
+
+def test_a_body_is_never_read_as_a_second_request(gateway: Gateway) -> None:
+    """An Upgrade that the gateway does not know leaves the declared body a body: one request, one answer."""
+    host, port = gateway.url.removeprefix("http://").split(":")
+    body = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /v1/route HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n"
+            b"content-length: %d\r\n\r\n" % len(body)
+        )
+        time.sleep(0.2)  # a segment of its own
+        connection.sendall(body)
+        answer = b""
+        while data := connection.recv(65536):
+            answer += data
+    assert answer.count(b"HTTP/1.1 ") == 1 and answer.startswith(b"HTTP/1.1 400")
+    assert b"not valid JSON" in answer
+
+
+def test_a_bug_is_a_500_with_an_id() -> None:
+    """An exception that nobody foresaw is answered in OpenAI's shape, recorded with its status, and tells nothing."""
+    records: list[Record] = []
+
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ZeroDivisionError("secret")
+
+    app = RecordRequests(broken, [records.append])
+    transport = httpx2.ASGITransport(app=app)
+
+    async def ask() -> httpx2.Response:
+        async with httpx2.AsyncClient(transport=transport) as client:
+            return await client.get("http://gateway/")
+
+    answer = anyio.run(ask)
+    assert answer.status_code == 500 and answer.json()["error"]["type"] == "internal_error"
+    assert "secret" not in answer.text and answer.headers["x-request-id"] == records[0].request_id
+    assert (records[0].status, records[0].outcome) == (500, "complete")
