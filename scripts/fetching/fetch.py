@@ -34,7 +34,7 @@ class Outcome:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parser().parse_args(arguments)
     model = MODELS[options.model]
     folder = Path(os.path.abspath(options.into or model.default_folder))
     # A failure is one line here, and the hub's own warnings hold signed addresses.
@@ -52,23 +52,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     models = [f"{model.name}: {model.repository}, {model.licence}" for model in MODELS.values()]
-    parser = argparse.ArgumentParser(
+    root = argparse.ArgumentParser(
         prog="scripts/fetch_models",
         description="Brings a published classifier into models/, checks it, and says how to put it into service.",
         epilog="\n".join([*models, ENVIRONMENT]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", nargs="?", choices=MODELS, default="nvidia", help="default: nvidia")
-    parser.add_argument("--into", type=Path, metavar="DIR", help="default: models/OWNER/NAME in the project's folder")
-    ways = parser.add_mutually_exclusive_group()
+    root.add_argument("model", nargs="?", choices=MODELS, default="nvidia", help="default: nvidia")
+    root.add_argument("--into", type=Path, metavar="DIR", help="default: models/OWNER/NAME in the project's folder")
+    ways = root.add_mutually_exclusive_group()
     ways.add_argument(
         "--from", dest="source", type=Path, metavar="DIR", help="copy a folder laid out like the hub's; no network"
     )
     ways.add_argument("--check", action="store_true", help="only check what was fetched; no network")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    return parser.parse_args(arguments)
+    root.add_argument("--json", action="store_true", help="print the result as JSON")
+    return root
 
 
 def run(model: Model, folder: Path, options: argparse.Namespace) -> Outcome:

@@ -40,34 +40,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     defaults = Recipe()
-    parser = argparse.ArgumentParser(prog="scripts/train_classifier", description=__doc__)
-    parser.add_argument(
+    root = argparse.ArgumentParser(prog="scripts/train_classifier", description=__doc__)
+    root.add_argument(
         "--data",
         type=Path,
         required=True,
         metavar="DIR",
         help="folder with task/, complexity/ and labelled/, each with train.jsonl and dev.jsonl",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write the checkpoint to")
-    parser.add_argument("--name", default="minilm-task-complexity", help="the checkpoint's name (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=defaults.epochs, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="default: %(default)s")
-    parser.add_argument(
+    root.add_argument("--out", type=Path, metavar="DIR", help="folder to write the checkpoint to")
+    root.add_argument("--name", default="minilm-task-complexity", help="the checkpoint's name (default: %(default)s)")
+    root.add_argument("--epochs", type=int, default=defaults.epochs, help="default: %(default)s")
+    root.add_argument("--seed", type=int, default=defaults.seed, help="default: %(default)s")
+    root.add_argument(
         "--hold-out",
         type=float,
         metavar="SHARE",
         help="train without this share of the training rows, print the figures on it, and write nothing: "
         "how to choose a recipe without looking at dev",
     )
-    options = parser.parse_args(arguments)
+    return root
+
+
+def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    root = parser()
+    options = root.parse_args(arguments)
     if options.epochs < 1:
-        parser.error(f"--epochs should be 1 or more, and is {options.epochs}")
+        root.error(f"--epochs should be 1 or more, and is {options.epochs}")
     if options.hold_out is None and options.out is None:
-        parser.error("say where to write with --out, or try the recipe with --hold-out")
+        root.error("say where to write with --out, or try the recipe with --hold-out")
     if options.hold_out is not None and not 0 < options.hold_out < 1:
-        parser.error(f"--hold-out should lie between 0 and 1, and is {options.hold_out}")
+        root.error(f"--hold-out should lie between 0 and 1, and is {options.hold_out}")
     return options
 
 
