@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -51,4 +51,5 @@ def save_adapters(network: PromptClassifier, checkpoint: Checkpoint, file: Path)
         rows = checkpoint.head_slices[head.name]
         tensors[f"heads.{head.name}.weight"] = network.heads.weight.detach()[rows].clone()
         tensors[f"heads.{head.name}.bias"] = network.heads.bias.detach()[rows].clone()
-    save_file(tensors, file)
+    # Not save_file: the file would be readable by its owner alone, and Triton often runs as another user.
+    file.write_bytes(save(tensors))

@@ -28,7 +28,7 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup: float = 0.06  # of all steps; from there the rate falls to 0 in a line
     gradient_norm: float = 1.0
-    labelled_weight: float = 2.0  # of a row that was read one by one, next to 1 for a row labelled by its source
+    labelled_weight: float = 3.0  # of a row that was read one by one, next to 1 for a row labelled by its source
 
 
 def train(checkpoint: Checkpoint, rows: Sequence[Row], recipe: Recipe) -> PromptClassifier:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from classifiers.decision import decide_complexity, decide_task
 from classifiers.network import PromptClassifier
 from classifiers.tokenizer import PromptTokenizer
 from scripts.training.data import EVALUATION_ONLY, NO_LABEL, Labels, Row, read_rows
+
+ALL_TASKS = "task/dev and labelled/dev"
 
 _BATCH = 16
 
@@ -45,13 +47,12 @@ def classify_texts(network: PromptClassifier, checkpoint: Checkpoint, texts: Seq
 def dev_figures(
     network: PromptClassifier, checkpoint: Checkpoint, folder: Path, labels: Labels
 ) -> dict[tuple[str, str], Figures]:
-    """Figures on the dev rows, by name of the rows and head: all of a file, and the human-labelled ones apart."""
+    """Figures on the dev rows, by name of the rows and head: each file, all tasks, and people's labels apart."""
     groups = {name: read_rows(folder / name / "dev.jsonl", labels) for name in ("task", "complexity", "labelled")}
+    tasks = groups["task"] + [replace(row, complexity=NO_LABEL) for row in groups["labelled"]]
     human = [row for row in groups["task"] if row.source.startswith(EVALUATION_ONLY)]
-    both = groups["task"] + groups["labelled"]
     named = {f"{name}/dev": rows for name, rows in groups.items()}
-    named |= {f"task/dev, {EVALUATION_ONLY} alone": human, "task/dev and labelled/dev": both}
-    return measure_rows(network, checkpoint, named)
+    return measure_rows(network, checkpoint, named | {ALL_TASKS: tasks, f"task/dev, {EVALUATION_ONLY} alone": human})
 
 
 def measure_rows(

@@ -186,6 +186,24 @@ def test_temperature_softens(embedded: Loaded) -> None:
     assert np.array_equal(decide_complexity(logits, hot).index, decide_complexity(logits, cold).index)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "task", "complexity"),
+    [
+        ("Write a Python function that sorts a list of numbers.", "Code Generation", None),
+        ("Hi, how are you today?", "Chatbot", "No-Label-Reason"),
+        ("Write a short story about a lighthouse keeper who finds a letter.", "Text Generation", "Creativity"),
+        ("Classify each animal as a mammal or a bird: dog, eagle, whale, owl.", "Classification", None),
+        ("Give me five ideas for a birthday party in the garden.", "Brainstorming", None),
+    ],
+)
+def test_plain_prompts(embedded: Loaded, prompt: str, task: str, complexity: str | None) -> None:
+    """The embedded checkpoint gives plain prompts their labels: adapters, heads and label order belong together."""
+    (logits,) = embedded.network.classify([embedded.tokenizer.encode([prompt.encode()])[0]])
+    assert embedded.checkpoint.task_labels[decide_task(logits, embedded.checkpoint).index[0]] == task
+    demand = embedded.checkpoint.complexity_labels[decide_complexity(logits, embedded.checkpoint).index[0]]
+    assert complexity is None or demand == complexity
+
+
 def test_one_hot() -> None:
     """One 1 in each row, at its index; no rows give no rows."""
     assert one_hot(np.array([2, 0]), 3).tolist() == [[0, 0, 1], [1, 0, 0]]
