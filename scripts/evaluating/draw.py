@@ -1,0 +1,60 @@
+"""A head's confusion matrix and reliability diagram as PNG files. The only module that needs matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from scripts.evaluating.report import HeadReport
+
+_DPI = 110
+
+
+def draw_confusion(report: HeadReport, title: str, file: Path) -> None:
+    """A row for each true label that occurs: the share of each answer as the colour, the count in the cell."""
+    names = list(report.labels)
+    occurring = [number for number, name in enumerate(names) if report.labels[name].rows]
+    counts = np.array(report.confusion)[occurring]
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    figure = Figure(figsize=(3.5 + 0.65 * len(names), 2.5 + 0.5 * len(occurring)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(
+        range(len(occurring)), [f"{names[number]} ({counts[at].sum()})" for at, number in enumerate(occurring)]
+    )
+    axes.set(xlabel="answer", ylabel="true label (rows)", title=title)
+    for (down, across), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[down, across] > 0.5 else "black"
+            axes.text(across, down, str(count), ha="center", va="center", color=colour, fontsize=9)
+    figure.colorbar(image, ax=axes, label="share of the true label's rows")
+    _save(figure, file)
+
+
+def draw_reliability(report: HeadReport, title: str, file: Path) -> None:
+    """Above, accuracy against mean confidence, on the diagonal when the scores can be believed; below, rows a bin."""
+    figure = Figure(figsize=(6.5, 7), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    confidence = [each.confidence for each in report.reliability]
+    accuracy = [each.accuracy for each in report.reliability]
+    upper.plot((0, 1), (0, 1), linestyle="--", color="grey", label="confidence = accuracy")
+    upper.vlines(confidence, confidence, accuracy, color="tab:red", alpha=0.6, label="gap")
+    upper.plot(confidence, accuracy, marker="o", color="tab:blue", label="answers, by bin")
+    upper.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), ylabel="accuracy", title=title)
+    upper.grid(alpha=0.3)
+    upper.legend(loc="upper left")
+    rows = [each.rows for each in report.reliability]
+    bars = lower.bar(confidence, rows, width=0.03, color="tab:blue")
+    lower.bar_label(bars, fontsize=8, padding=1)
+    lower.margins(y=0.2)
+    lower.set(xlabel="confidence (highest score)", ylabel="rows")
+    _save(figure, file)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    FigureCanvasAgg(figure)  # no window, no display, no global state
+    figure.savefig(file, format="png", dpi=_DPI)
