@@ -141,9 +141,15 @@ def format_evaluation(evaluation: Evaluation) -> str:
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """report.json, and for each head its confusion matrix and, where the scores are probabilities, its reliability."""
+    """report.json, and for each head its confusion matrix and, where the scores are probabilities, its reliability.
+
+    What an earlier run drew goes: a picture never stands beside another run's report.
+    """
     from scripts.evaluating.draw import draw_confusion, draw_reliability
 
+    for head in served_labels():
+        for kind in ("confusion", "reliability"):
+            (folder / f"{kind}-{head}.png").unlink(missing_ok=True)
     (folder / "report.json").write_text(evaluation.as_json() + "\n", encoding="utf-8")
     for head, report in evaluation.heads.items():
         title = f"{head}: {report.all.rows} rows, accuracy {report.all.accuracy:.3f}"
