@@ -111,7 +111,10 @@ def find_server(folder: Path) -> tuple[Path, Path, list[Path]]:
     if not stub.exists():
         raise StartError(f"nvidia-pytriton has no Python backend for Python {version}: {stub} is missing")
     backend = folder / "backends" / "python"
-    shutil.copytree(home / "backends" / "python", backend, dirs_exist_ok=True)
-    shutil.copy2(stub, backend)
+    backend.mkdir(parents=True, exist_ok=True)
+    for source in (*(home / "backends" / "python").glob("*.*"), stub):
+        # By renaming: a stub that is still ending cannot be written over.
+        shutil.copy2(source, backend / f"{source.name}.new")
+        (backend / f"{source.name}.new").replace(backend / source.name)
     libraries = [package.parent / "nvidia_pytriton.libs", Path(sysconfig.get_config_var("LIBDIR"))]
     return home / "bin" / "tritonserver", backend.parent, libraries

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from classifiers.checkpoint import UNKNOWN, Checkpoint
+from scripts.training.calibrate import COVERAGE, Calibration
 from scripts.training.data import DEV_FILES, EVALUATION_ONLY, LABELLED, TRAIN_FILES, Row, file_hashes
 from scripts.training.learn import Recipe
 from scripts.training.measure import ALL_TASKS, Figures
@@ -36,6 +37,7 @@ LICENCES = {
     "self-instruct": "Apache-2.0 (yizhongw/self-instruct)",
     "t0": "templates Apache-2.0 (P3); texts by data set: MIT, Apache-2.0, CC-BY-4.0, CC-BY-SA-3.0, free use (PAWS)",
     "t0_fewshot": "as t0",
+    "template": "this project's (scripts/training/templates.json); passages in them: those of their sources above",
 }
 
 
@@ -48,13 +50,18 @@ class Run:
     threads: int
     data: Path
     rows: Sequence[Row]
+    calibration: Calibration
 
 
 def format_figures(figures: NamedFigures) -> str:
     """A Markdown table, one line for each group of rows and head."""
-    lines = ["| rows | label | count | accuracy | macro F1 | answered Unknown |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| rows | label | count | accuracy | macro F1 | calibration error | answered Unknown |",
+        "|---|---|---|---|---|---|---|",
+    ]
     lines += [
-        f"| {name} | {head} | {each.rows} | {each.accuracy:.3f} | {each.macro_f1:.3f} | {each.unknown} |"
+        f"| {name} | {head} | {each.rows} | {each.accuracy:.3f} | {each.macro_f1:.3f} | {each.calibration_error:.3f} "
+        f"| {each.unknown} |"
         for (name, head), each in figures.items()
     ]
     return "\n".join(lines)
@@ -72,7 +79,8 @@ def _sections(checkpoint: Checkpoint, run: Run, figures: NamedFigures) -> Iterab
     yield "## Figures"
     yield (
         "Of this one checkpoint as it lies here, on the dev rows, taken once; another seed moves them by points. An "
-        "answer of Unknown counts as wrong. Macro F1 averages over the labels that occur."
+        "answer of Unknown counts as wrong. Macro F1 averages over the labels that occur. The calibration error is the "
+        "expected one, over 15 bins, of the likeliest label's score."
     )
     yield format_figures(figures)
     yield (
@@ -83,7 +91,9 @@ def _sections(checkpoint: Checkpoint, run: Run, figures: NamedFigures) -> Iterab
     yield "F1, label by label:"
     yield _format_labels(figures)
     yield "## What it can't do"
-    yield _limits(checkpoint, run.rows)
+    yield _limits(checkpoint, run)
+    yield "## History"
+    yield Path(__file__).with_name("HISTORY.md").read_text(encoding="utf-8").strip()
     yield "## Training"
     yield _training(run)
     yield _format_sources(run.rows)
@@ -100,23 +110,33 @@ def _introduction(checkpoint: Checkpoint) -> str:
         f"Apache-2.0, from the Python package `{encoder.package}`, checked by SHA-256 `{encoder.sha256}`) with "
         f"low-rank adapters (rank {checkpoint.adapter_rank}) on every linear layer of the encoder and two heads over "
         "the mean of the token vectors. `adapters.safetensors` holds adapters (float16) and heads; the adapters are "
-        "merged into the encoder's weights when the network is loaded. `config.json` holds the order of the labels."
+        "merged into the encoder's weights when the network is loaded. `config.json` holds the order of the labels. In "
+        "production NVIDIA's published checkpoint is the one to use: docs/CLASSIFIERS.md says when to switch and what "
+        "it costs."
     )
 
 
-def _limits(checkpoint: Checkpoint, rows: Sequence[Row]) -> str:
+def _limits(checkpoint: Checkpoint, run: Run) -> str:
     half = checkpoint.max_tokens // 2
-    rare = ", ".join(_rare_tasks(checkpoint, rows)) or "no task"
+    rare = ", ".join(_rare_tasks(checkpoint, run.rows)) or "no task"
     return "\n".join(
         (
             f"- It reads {checkpoint.max_tokens} tokens: of a longer prompt the first {half} and the last {half}.",
             "- It learnt English; other languages get an answer that means little.",
-            f"- Unknown was never taught: it is the answer when no task reaches {checkpoint.unknown_below:g}, a round "
-            "value chosen without looking at dev (an even guess among eleven tasks is 0.09).",
-            "- Its probabilities were not calibrated (temperatures of 1).",
+            f"- Unknown was never taught: it is the answer when no task's score reaches {checkpoint.unknown_below:g}. "
+            + _coverage(run.calibration),
             f"- It saw fewer than {_FEW} prompts labelled by reading of: {rare}.",
             "- It has seen no prompt that tries to mislead it.",
         )
+    )
+
+
+def _coverage(calibration: Calibration) -> str:
+    if not calibration.rows:
+        return "Too few rows were labelled by reading to calibrate scores or threshold on."
+    return (
+        f"That keeps {COVERAGE:.0%} of the answers on {calibration.rows} held-out prompts, of which "
+        f"{calibration.risk:.1%} are wrong; on prompts unlike those both will be worse."
     )
 
 
@@ -132,7 +152,9 @@ def _training(run: Run) -> str:
         f"{len(run.rows)} rows, {recipe.epochs} epochs, seed {recipe.seed}, {recipe.rows_per_step} rows a step, AdamW "
         f"at {recipe.learning_rate:g} (warm-up over {recipe.warmup:.0%} of the steps, then down to 0 in a line), "
         f"float32, word embeddings and all other weights of the encoder frozen; both heads at once, cross entropy; a "
-        f"row labelled by reading weighs {recipe.labelled_weight:g}, one labelled by its source 1. It took "
+        f"row labelled by reading weighs {recipe.labelled_weight:g}, any other 1. The temperatures, "
+        f"{' and '.join(f'{value:g} ({head})' for head, value in run.calibration.temperatures.items())}, were fitted "
+        f"on {run.calibration.rows} rows labelled by reading that were held out. Training took "
         f"{run.seconds / 60:.0f} minutes on {run.threads} CPU thread{'s' if run.threads > 1 else ''}. The default "
         "recipe was chosen on a split of the training rows (`--hold-out`)."
     )

@@ -19,6 +19,7 @@ DEV_FILES = ("task/dev.jsonl", "complexity/dev.jsonl", "labelled/dev.jsonl")
 # Its repository states no licence: its rows measure, and never teach.
 EVALUATION_ONLY = "auto-j"
 
+OWN_LABELS = Path(__file__).with_name("labels.tsv")
 LABELLED = "labelled"  # source prefix of the rows that were read one by one
 NO_LABEL = -100  # what torch's cross entropy ignores
 
@@ -48,8 +49,8 @@ class Labels:
 def training_rows(folder: Path, labels: Labels) -> list[Row]:
     """Every row that may teach, each text once.
 
-    A text of labelled/ keeps those labels alone: they were given by reading, the others by rules. A text that stands
-    in any dev file is left out.
+    A text of labelled/ keeps those labels alone: they were given by reading, the others by rules. So does a text that
+    labels.tsv names by its hash. A text that stands in any dev file is left out.
 
     Raises DataError: a row is broken, or of a source that is for evaluation only.
     """
@@ -58,13 +59,42 @@ def training_rows(folder: Path, labels: Labels) -> list[Row]:
     for name in ("task/train.jsonl", "complexity/train.jsonl"):
         for row in read_rows(folder / name, labels):
             weak[_key(row)] = _merge(weak.get(_key(row)), row)
-    rows = weak | rows
+    read = read_labels(OWN_LABELS, labels)
+    rows = {key: _relabel(row, read) for key, row in weak.items()} | rows
     seen = {_key(row) for name in DEV_FILES for row in read_rows(folder / name, labels)}
     kept = [row for key, row in rows.items() if key not in seen]
     forbidden = [row.source for row in kept if EVALUATION_ONLY in row.source]
     if forbidden:
         raise DataError(f"{folder}: {len(forbidden)} training rows are of '{forbidden[0]}', which may only measure")
     return kept
+
+
+def read_labels(path: Path, labels: Labels) -> dict[str, tuple[int, int]]:
+    """Task and complexity, by the hash of a text: labels given by reading, without the texts themselves.
+
+    Raises DataError, with the line's number: not three columns, a hash that stands twice, an unknown label.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        at = f"{path}, line {number}"
+        columns = line.split("\t")
+        if len(columns) != 3 or columns[0] in found:
+            raise DataError(f"{at}: expected hash, task and complexity, separated by tabs, each hash once")
+        row = dict(zip(("hash", "task", "complexity"), columns, strict=True))
+        task, complexity = _label(row, "task", labels.task, at), _label(row, "complexity", labels.complexity, at)
+        found[row["hash"]] = (task, complexity)
+    return found
+
+
+def text_hash(text: str) -> str:
+    """The first 16 hex digits of a text's SHA-256, by which labels.tsv names it."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def _relabel(row: Row, read: Mapping[str, tuple[int, int]]) -> Row:
+    if (labels := read.get(text_hash(row.text))) is None:
+        return row
+    return Row(row.text, f"{LABELLED}:{row.source}", *labels)
 
 
 def read_rows(path: Path, labels: Labels) -> list[Row]:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.checkpoint import UNKNOWN, Checkpoint
-from classifiers.decision import decide_complexity, decide_task
+from classifiers.decision import ComplexityDecision, TaskDecision, decide_complexity, decide_task
 from classifiers.network import PromptClassifier
 from classifiers.tokenizer import PromptTokenizer
+from scripts.evaluating.calibration import calibration_error
 from scripts.training.data import EVALUATION_ONLY, NO_LABEL, Labels, Row, read_rows
 
 ALL_TASKS = "task/dev and labelled/dev"
@@ -29,6 +30,7 @@ class Figures:
     macro_f1: float
     f1: dict[str, float]  # label by label
     unknown: int  # how many answers were Unknown
+    calibration_error: float  # of the likeliest label's score, Unknown aside
 
 
 def classify_texts(network: PromptClassifier, checkpoint: Checkpoint, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -62,24 +64,30 @@ def measure_rows(
     figures = {}
     for name, rows in groups.items():
         logits = classify_texts(network, checkpoint, [row.text for row in rows])
-        answers = {
-            "task": decide_task(logits, checkpoint).index,
-            "complexity": decide_complexity(logits, checkpoint).index,
+        decisions: dict[str, TaskDecision | ComplexityDecision] = {
+            "task": decide_task(logits, checkpoint),
+            "complexity": decide_complexity(logits, checkpoint),
         }
         labels = {"task": checkpoint.task_labels, "complexity": checkpoint.complexity_labels}
-        for head in labels:
+        for head, decision in decisions.items():
             truth = np.array([getattr(row, head) for row in rows])
             if (truth != NO_LABEL).any():
                 chosen = truth != NO_LABEL
-                figures[name, head] = measure(answers[head][chosen], truth[chosen], labels[head])
+                figures[name, head] = measure(
+                    decision.index[chosen], decision.scores[chosen], truth[chosen], labels[head]
+                )
     return figures
 
 
-def measure(answers: NDArray[np.int64], truth: NDArray[np.int64], labels: Sequence[str]) -> Figures:
-    """Figures of the answers; both are indices into `labels`."""
+def measure(
+    answers: NDArray[np.int64], scores: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]
+) -> Figures:
+    """Figures of the answers [N] with their scores [N, labels]; answers and truth are indices into `labels`."""
     f1 = {labels[number]: _f1(answers == number, truth == number) for number in np.unique(truth)}
     unknown = sum(labels[answer] == UNKNOWN for answer in answers)
-    return Figures(len(truth), float((answers == truth).mean()), float(np.mean(list(f1.values()))), f1, unknown)
+    error = calibration_error(scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == truth)
+    accuracy = float((answers == truth).mean())
+    return Figures(len(truth), accuracy, float(np.mean(list(f1.values()))), f1, unknown, error)
 
 
 def _f1(answered: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:

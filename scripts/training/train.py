@@ -20,10 +20,15 @@ import torch
 from classifiers.checkpoint import EMBEDDED, UNKNOWN, Checkpoint, CheckpointError, load_checkpoint
 from classifiers.network import PromptClassifier, load_network
 from scripts.training.adapters import save_adapters
+from scripts.training.calibrate import Calibration, calibrate
 from scripts.training.card import Run, describe, format_figures
-from scripts.training.data import DataError, Labels, training_rows
+from scripts.training.data import LABELLED, DataError, Labels, Row, training_rows
 from scripts.training.learn import Recipe, train
 from scripts.training.measure import dev_figures, measure_rows
+from scripts.training.templates import template_rows
+
+CALIBRATION_SHARE = 0.1
+"""Of the rows labelled by reading: they are the nearest to what users send."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,29 +87,46 @@ def try_recipe(options: argparse.Namespace) -> None:
     rows = training_rows(options.data, known_labels(base))
     random.Random(options.seed).shuffle(rows)
     held = int(len(rows) * options.hold_out)
-    network = train(base, rows[held:], Recipe(options.epochs, options.seed))
+    learnt = rows[held:]
+    learnt += template_rows(learnt, known_labels(base), options.seed)
+    network = train(base, learnt, Recipe(options.epochs, options.seed))
     print(format_figures(measure_rows(network, base, {"held out": rows[:held]})))
 
 
 def write_checkpoint(options: argparse.Namespace) -> None:
     base = load_checkpoint(EMBEDDED)
     labels = known_labels(base)
-    rows = training_rows(options.data, labels)
+    held, rows = hold_out_for_calibration(training_rows(options.data, labels), options.seed)
+    rows += template_rows(rows, labels, options.seed)
     recipe = Recipe(options.epochs, options.seed)
     started = time.monotonic()
     network = train(base, rows, recipe)
     seconds = time.monotonic() - started
+    calibration = calibrate(network, base, held)
     options.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = save(network, base, options.name, options.out)
+    checkpoint = save(network, base, options.name, options.out, calibration)
     figures = dev_figures(load_network(checkpoint), checkpoint, options.data, labels)
-    run = Run(recipe, seconds, torch.get_num_threads(), options.data, rows)
+    run = Run(recipe, seconds, torch.get_num_threads(), options.data, rows, calibration)
     (options.out / "README.md").write_text(describe(checkpoint, run, figures), encoding="utf-8")
     print(format_figures(figures))
 
 
-def save(network: PromptClassifier, base: Checkpoint, name: str, folder: Path) -> Checkpoint:
+def hold_out_for_calibration(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows to calibrate on, a share of those that were labelled by reading, and all others."""
+    read = [row for row in rows if row.source.startswith(LABELLED)]
+    held = set(random.Random(seed).sample(range(len(read)), int(len(read) * CALIBRATION_SHARE)))
+    kept = [row for row in rows if not row.source.startswith(LABELLED)]
+    kept += [row for number, row in enumerate(read) if number not in held]
+    return [read[number] for number in sorted(held)], kept
+
+
+def save(
+    network: PromptClassifier, base: Checkpoint, name: str, folder: Path, calibration: Calibration | None = None
+) -> Checkpoint:
     """Writes config and weights, and returns the checkpoint as it is then read; `folder` changes all at once or not."""
     config = json.loads(base.config_file.read_text(encoding="utf-8")) | {"name": name}
+    if calibration is not None:
+        config |= {"temperatures": calibration.temperatures, "unknown_below": calibration.unknown_below}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         written = Path(temporary)
         save_adapters(network, base, written / base.weights_file.name)

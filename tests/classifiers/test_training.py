@@ -14,8 +14,20 @@ import torch
 
 from classifiers.checkpoint import EMBEDDED, CheckpointError, load_checkpoint
 from scripts.training.adapters import LowRank, save_adapters, trainable_network
-from scripts.training.data import NO_LABEL, DataError, Labels, read_rows, training_rows
+from scripts.training.calibrate import COVERAGE, fit_temperature, threshold
+from scripts.training.data import (
+    NO_LABEL,
+    OWN_LABELS,
+    DataError,
+    Labels,
+    Row,
+    read_labels,
+    read_rows,
+    text_hash,
+    training_rows,
+)
 from scripts.training.measure import measure
+from scripts.training.templates import SOURCE, template_rows
 from scripts.training.train import known_labels, main, save
 from tests.classifiers.loaded import Loaded, load
 
@@ -212,9 +224,65 @@ def test_saved_names(embedded: Loaded, tmp_path: Path) -> None:
     assert (tmp_path / "adapters.safetensors").stat().st_size < 3_000_000
 
 
+def test_labels_by_hash_win(data: Path, labels: Labels, tmp_path: Path) -> None:
+    """A text that the file of labels names by its hash has those labels, and counts as read."""
+    given = read_labels(OWN_LABELS, labels)
+    assert len(given) > 700
+    file = tmp_path / "labels.tsv"
+    file.write_text(f"{text_hash('Hi, how are you?')}\tOther\tReasoning\n")
+    assert read_labels(file, labels) == {text_hash("Hi, how are you?"): (7, 1)}
+
+
+@pytest.mark.parametrize(
+    "line", ["abc", "abc\tOther", "abc\tOther\tNope", "abc\tUnknown\tReasoning", "first\tOther\tReasoning"]
+)
+def test_broken_labels_are_named(labels: Labels, tmp_path: Path, line: str) -> None:
+    """A broken line of the file of labels is named by its number."""
+    file = tmp_path / "labels.tsv"
+    file.write_text(f"first\tOther\tReasoning\n{line}\n")
+    with pytest.raises(DataError, match="labels.tsv, line 2"):
+        read_labels(file, labels)
+
+
+def test_templates_are_the_same_for_the_same_seed(labels: Labels) -> None:
+    """The made-up prompts have no gap left, stand once each, name their task, and repeat for a seed."""
+    passage = "Some line\nThe ship left the harbour at dawn. It carried coffee, wool and eleven passengers. All slept."
+    real = [Row(passage, "mine")] * 500
+    rows = template_rows(real, labels, 0)
+    assert rows == template_rows(real, labels, 0) != template_rows(real, labels, 1)
+    assert len({each.text for each in rows}) == len(rows) > 1000
+    assert not any("{" in each.text or "}" in each.text for each in rows)
+    assert {labels.task[each.task] for each in rows} >= {"Rewrite", "Summarization", "Chatbot", "Text Generation"}
+    assert all(each.complexity == NO_LABEL and each.source == SOURCE for each in rows)
+    without = template_rows([Row("no passage", "mine")] * 3, labels, 0)
+    assert {labels.task[each.task] for each in without} == {"Text Generation", "Brainstorming", "Chatbot", "Open QA"}
+    assert len(without) == 4 * 3
+
+
+def test_temperature_is_found_again() -> None:
+    """Logits that are twice as sure as the truth drawn from them get a temperature of about two."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(4000, 5)) * 2
+    powers = np.exp(logits)
+    truth = np.array([generator.choice(5, p=row) for row in powers / powers.sum(axis=1, keepdims=True)])
+    assert fit_temperature(2 * logits, truth) == pytest.approx(2, rel=0.1)
+
+
+def test_threshold_keeps_the_coverage() -> None:
+    """The threshold lets the least certain hundredth go, and tells the share of wrong answers among the others."""
+    confidence = np.linspace(0.5, 1, 1000)
+    truth = np.where(confidence < 0.6, 1, 0)
+    below, risk = threshold(np.stack([confidence, 1 - confidence], axis=1), truth)
+    assert (confidence >= below).mean() == pytest.approx(COVERAGE, abs=0.002)
+    assert risk == pytest.approx((0.6 - below) / (1 - below), abs=0.01)
+
+
 def test_figures() -> None:
-    """Accuracy, macro F1 over the labels that occur, and how often the answer was Unknown."""
-    figures = measure(np.array([0, 1, 1, 2]), np.array([0, 1, 0, 0]), ["a", "b", "Unknown"])
+    """Accuracy, macro F1 over the labels that occur, how often the answer was Unknown, and the calibration error."""
+    scores = np.array([[0.9, 0.1, 0], [0.1, 0.9, 0], [0.1, 0.9, 0], [0.5, 0.4, 0]], dtype=np.float32)
+    figures = measure(np.array([0, 1, 1, 2]), scores, np.array([0, 1, 0, 0]), ["a", "b", "Unknown"])
     assert (figures.rows, figures.accuracy, figures.unknown) == (4, 0.5, 1)
+    # two thirds right at .9, three times; all right at .5, once
+    assert figures.calibration_error == pytest.approx(0.75 * (0.9 - 2 / 3) + 0.25 * 0.5)
     assert figures.f1 == pytest.approx({"a": 0.5, "b": 2 / 3})
     assert figures.macro_f1 == pytest.approx((0.5 + 2 / 3) / 2)
