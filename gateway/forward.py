@@ -91,11 +91,8 @@ async def forward(
             answer = await session.post(url, data=body, headers=headers, allow_redirects=False)
     except (aiohttp.ServerTimeoutError, TimeoutError) as error:
         raise UpstreamTimeout("the model's server did not answer in time") from error
-    except (
-        aiohttp.ClientError,
-        OSError,
-        ValueError,
-    ) as error:  # ValueError: an address or a header that cannot be sent
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        # A ValueError is an address or a header that cannot be sent.
         raise UpstreamUnavailable(f"the model's server cannot be reached ({type(error).__name__})") from error
     return UpstreamResponse(answer)
 
