@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import socket
 import threading
 import time
@@ -8,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from scripts.local.dynamo import DemoDynamo
+from scripts.local.triton import Triton
 from tests.conftest import DEFAULT_CONFIG, StartGateway
 from tests.gateway.client import Gateway, chat
 from tests.gateway.tee import Tee, running_tee
@@ -58,6 +61,25 @@ def test_a_client_that_leaves_cancels_the_upstream(start_gateway: StartGateway, 
     assert b"[DONE]" not in upstream.sent and b'"usage":{' not in upstream.sent
     assert _eventually(lambda: bool(gateway.request_lines("gone")))
     assert gateway.request_lines("gone")[0]["outcome"] == "client_gone"
+
+
+def test_a_client_that_leaves_ends_the_decision(start_gateway: StartGateway, triton: Triton, tee: Tee) -> None:
+    """A client that goes while Triton is asked ends the asking, long before the deadline; Dynamo hears nothing."""
+    deadline_ms = 60_000
+    text = DEFAULT_CONFIG.read_text().replace("    llms:", f"    timeout_ms: {deadline_ms}\n    llms:")
+    gateway = start_gateway(text, DYNAMO_API_BASE=tee.url)
+    assert triton.process is not None
+    os.kill(triton.process.pid, signal.SIGSTOP)
+    try:
+        with _send(gateway, stream=True):
+            time.sleep(0.5)  # on its way to Triton, which does not answer
+        assert _eventually(lambda: bool(gateway.request_lines("gone")))
+    finally:
+        os.kill(triton.process.pid, signal.SIGCONT)
+    (line,) = gateway.request_lines("gone")
+    assert line["outcome"] == "client_gone" and line["status"] is None
+    assert line["duration_ms"] < deadline_ms
+    assert not tee.connections
 
 
 def test_a_client_that_never_reads_makes_nobody_buffer(start_gateway: StartGateway) -> None:
