@@ -14,7 +14,7 @@ from gateway.body import Body, parse_body
 from gateway.config import Policy
 from gateway.decision import Decision
 from gateway.errors import AsciiJSONResponse, BadRequest, BodyTooLarge, ClientGone, DecisionFailed
-from gateway.forward import forward, request_headers
+from gateway.forward import cancel_when_gone, forward, request_headers
 from gateway.policy import Selection, fall_back, read_wish, select
 from gateway.prompt import Rule, bounded, text_of_messages, text_of_prompt
 from gateway.state import State
@@ -173,16 +173,10 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
     A handler that only awaits is not told of a disconnect; without this, Triton and the upstream would go on working
     for nobody.
     """
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        group.cancel_scope.cancel()
-
     result: list[_T] = []
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
-        group.start_soon(watch)
+        group.start_soon(cancel_when_gone, request.receive, group.cancel_scope)
         try:
             result.append(await work)
         except Exception as error:  # carried out of the group, which would wrap it

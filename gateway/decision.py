@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ class _Question:
     kind: str | None = None
 
 
+@cache
 def _question(triton_model: str) -> _Question:
     if known_labels(triton_model) is None:
         return _Question(triton_model, [InferRequestedOutput("OUTPUT", class_count=_MOST_LABELS)])

@@ -115,7 +115,7 @@ class UpstreamResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             async with anyio.create_task_group() as group:
-                group.start_soon(_cancel_when_gone, receive, group.cancel_scope)
+                group.start_soon(cancel_when_gone, receive, group.cancel_scope)
                 await self._pass_on(send)
                 group.cancel_scope.cancel()
         finally:
@@ -131,7 +131,8 @@ class UpstreamResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+async def cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    """Wait for the client to close its connection, then cancel `scope`."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
