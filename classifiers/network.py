@@ -23,6 +23,7 @@ from classifiers.checkpoint import (
     nvidia_sizes,
     read_shapes,
 )
+from classifiers.encoder import FusedBert, can_fuse
 
 # Vectors are averaged over a prompt's tokens; a prompt without tokens would divide by 0.
 _LEAST_TOKENS = 1e-9
@@ -40,13 +41,13 @@ class PromptClassifier(nn.Module):
         # One layer with all heads' rows, in head order: the same sums as a layer for each head.
         self.heads = nn.Linear(config.hidden_size, logits_size)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits [N, logits_size] float32 of ids and mask [N, T], both int64."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Logits [N, logits_size] float32 of ids and mask [N, T], both int64; without a mask every id is read."""
         hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         # Pooling and heads stay in float32 whatever precision the encoder runs in: the published class does so, and
         # they cost nothing.
         with torch.autocast(hidden.device.type, enabled=False):
-            logits: Tensor = self.heads(_mean_pool(hidden.float(), attention_mask.float()))
+            logits: Tensor = self.heads(_mean_pool(hidden.float(), attention_mask))
         return logits
 
     def classify(self, batches: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
@@ -58,10 +59,11 @@ class PromptClassifier(nn.Module):
         counts = [len(batch) for batch in batches]
         if not sum(counts):
             return [np.empty((0, self.heads.out_features), dtype=np.float32) for _ in counts]
-        ids = torch.from_numpy(_stack(batches)).to(self.heads.weight.device)
-        mask = ids >= 0
+        stacked = _stack(batches)
+        padded = bool((stacked < 0).any())  # asked here, where it needs no wait for a GPU
+        ids = torch.from_numpy(stacked).to(self.heads.weight.device)
         with torch.inference_mode():
-            logits = self(ids.clamp(min=0), mask.long()).cpu().numpy()
+            logits = self(ids.clamp(min=0), (ids >= 0).long() if padded else None).cpu().numpy()
         return np.split(logits, np.cumsum(counts)[:-1])
 
     def check_ids(self, input_ids: NDArray[np.int32]) -> None:
@@ -142,7 +144,8 @@ def _deberta(sizes: nvidia.Sizes) -> DebertaV2Config:
 
 def _softmax_network(checkpoint: Checkpoint) -> PromptClassifier:
     encoder = build_encoder(checkpoint)
-    network = PromptClassifier(encoder, checkpoint.logits_size)
+    _merge_adapters(encoder, checkpoint.weights_file)
+    network = PromptClassifier(FusedBert(encoder) if can_fuse(encoder) else encoder, checkpoint.logits_size)
     names = [f"heads.{head.name}" for head in checkpoint.heads]
     _fill_heads(
         network,
@@ -150,7 +153,6 @@ def _softmax_network(checkpoint: Checkpoint) -> PromptClassifier:
         [f"{name}.weight" for name in names],
         [f"{name}.bias" for name in names],
     )
-    _merge_adapters(encoder, checkpoint.weights_file)
     return network
 
 
@@ -185,7 +187,10 @@ def _fill_heads(network: PromptClassifier, file: Path, weights: Sequence[str], b
         network.heads.bias.copy_(torch.cat([tensors.get_tensor(name) for name in biases]))
 
 
-def _mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
+def _mean_pool(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return hidden.mean(dim=1)
+    mask = mask.float()
     total = (hidden * mask.unsqueeze(-1)).sum(dim=1)
     return total / mask.sum(dim=1, keepdim=True).clamp(min=_LEAST_TOKENS)
 
