@@ -18,9 +18,9 @@ from scripts.training.data import NO_LABEL, Row
 from scripts.training.measure import classify_texts
 
 _TEMPERATURES = np.geomspace(0.25, 8, 501)
-_FEWEST_ROWS = 50  # of fewer, a hundredth is no row
-COVERAGE = 0.99
-"""The share of held-out prompts that keep their answer; the least certain hundredth is called Unknown."""
+_FEWEST_ROWS = 50  # of fewer, no share is worth naming
+COVERAGE = 0.995
+"""The share of held-out prompts that keep their answer; the least certain two hundredth is called Unknown."""
 
 
 @dataclass(frozen=True)

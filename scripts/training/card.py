@@ -37,6 +37,7 @@ LICENCES = {
     "self-instruct": "Apache-2.0 (yizhongw/self-instruct)",
     "t0": "templates Apache-2.0 (P3); texts by data set: MIT, Apache-2.0, CC-BY-4.0, CC-BY-SA-3.0, free use (PAWS)",
     "t0_fewshot": "as t0",
+    "written": "this project's (scripts/training/prompts.jsonl)",
     "template": "this project's (scripts/training/templates.json); passages in them: those of their sources above",
 }
 
@@ -135,7 +136,7 @@ def _coverage(calibration: Calibration) -> str:
     if not calibration.rows:
         return "Too few rows were labelled by reading to calibrate scores or threshold on."
     return (
-        f"That keeps {COVERAGE:.0%} of the answers on {calibration.rows} held-out prompts, of which "
+        f"That keeps {COVERAGE:.1%} of the answers on {calibration.rows} held-out prompts, of which "
         f"{calibration.risk:.1%} are wrong; on prompts unlike those both will be worse."
     )
 
@@ -152,9 +153,11 @@ def _training(run: Run) -> str:
         f"{len(run.rows)} rows, {recipe.epochs} epochs, seed {recipe.seed}, {recipe.rows_per_step} rows a step, AdamW "
         f"at {recipe.learning_rate:g} (warm-up over {recipe.warmup:.0%} of the steps, then down to 0 in a line), "
         f"float32, word embeddings and all other weights of the encoder frozen; both heads at once, cross entropy; a "
-        f"row labelled by reading weighs {recipe.labelled_weight:g}, any other 1. The temperatures, "
+        f"row read or written one by one weighs {recipe.task_weights[0]:g} (task) and {recipe.complexity_weights[0]:g} "
+        f"(complexity), any other {recipe.task_weights[1]:g} and {recipe.complexity_weights[1]:g}; {recipe.with_opening:.0%} of "
+        f'the rows begin with a meaningless opening such as "Prompt: ". The temperatures, '
         f"{' and '.join(f'{value:g} ({head})' for head, value in run.calibration.temperatures.items())}, were fitted "
-        f"on {run.calibration.rows} rows labelled by reading that were held out. Training took "
+        f"on {run.calibration.rows} rows that were held out. Training took "
         f"{run.seconds / 60:.0f} minutes on {run.threads} CPU thread{'s' if run.threads > 1 else ''}. The default "
         "recipe was chosen on a split of the training rows (`--hold-out`)."
     )
@@ -165,7 +168,7 @@ def _format_sources(rows: Sequence[Row]) -> str:
     lines = ["| source | rows | labelled by | licence |", "|---|---|---|---|"]
     for (source, read), count in sorted(counts.items()):
         licence = LICENCES.get(source, "not known to this command")
-        lines.append(f"| {source} | {count} | {'reading each' if read else 'rule or source'} | {licence} |")
+        lines.append(f"| {source} | {count} | {_labelled_by(source, read)} | {licence} |")
     return "\n".join(lines)
 
 
@@ -173,6 +176,12 @@ def _source(row: Row) -> tuple[str, bool]:
     """The data set's name, and whether its rows were labelled by reading."""
     parts = row.source.split(":")
     return (parts[1], True) if parts[0] == LABELLED else (parts[0], False)
+
+
+def _labelled_by(source: str, read: bool) -> str:
+    if source == "written":
+        return "writing each"
+    return "reading each" if read else "rule or source"
 
 
 def _format_labels(figures: NamedFigures) -> str:

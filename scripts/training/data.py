@@ -20,7 +20,10 @@ DEV_FILES = ("task/dev.jsonl", "complexity/dev.jsonl", "labelled/dev.jsonl")
 EVALUATION_ONLY = "auto-j"
 
 OWN_LABELS = Path(__file__).with_name("labels.tsv")
-LABELLED = "labelled"  # source prefix of the rows that were read one by one
+OWN_PROMPTS = Path(__file__).with_name("prompts.jsonl")
+# By other writers than those, and never learnt from: how sure to be on prompts of a kind that was not seen.
+OWN_CALIBRATION = Path(__file__).with_name("calibration.jsonl")
+LABELLED = "labelled"  # source prefix of the rows that were read, or written, one by one
 NO_LABEL = -100  # what torch's cross entropy ignores
 
 

@@ -28,7 +28,11 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup: float = 0.06  # of all steps; from there the rate falls to 0 in a line
     gradient_norm: float = 1.0
-    labelled_weight: float = 3.0  # of a row that was read one by one, next to 1 for a row labelled by its source
+    # What a row weighs in each head's loss: one that was read or written one by one, and one labelled by its source or
+    # a rule. Complexity has fewer rows than task, so each of them counts for more.
+    task_weights: tuple[float, float] = (3.0, 1.0)
+    complexity_weights: tuple[float, float] = (3.0, 2.0)
+    with_opening: float = 0.1  # share of the rows that get an opening such as "Prompt: "
 
 
 def train(checkpoint: Checkpoint, rows: Sequence[Row], recipe: Recipe) -> PromptClassifier:
@@ -65,12 +69,15 @@ def _loss(
     ids = torch.nn.utils.rnn.pad_sequence(list(encoded), batch_first=True, padding_value=PADDING_ID)
     mask = ids >= 0
     logits = network(ids.clamp(min=0), mask.long())
-    weights = torch.tensor([recipe.labelled_weight if row.source.startswith(LABELLED) else 1.0 for row in rows])
+    known = torch.tensor([row.source.startswith(LABELLED) for row in rows])
     loss = torch.zeros(())
-    for head, truth in (("task", [row.task for row in rows]), ("complexity", [row.complexity for row in rows])):
+    for head, (one_by_one, other), truth in (
+        ("task", recipe.task_weights, [row.task for row in rows]),
+        ("complexity", recipe.complexity_weights, [row.complexity for row in rows]),
+    ):
         part = logits[:, checkpoint.head_slices[head]]
         losses = cross_entropy(part, torch.tensor(truth), ignore_index=NO_LABEL, reduction="none")
-        loss = loss + (losses * weights).sum() / len(rows)
+        loss = loss + (losses * torch.where(known, one_by_one, other)).sum() / len(rows)
     return loss
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Formatter
 
@@ -22,11 +22,13 @@ _SHORTEST_PASSAGE, _LONGEST_PASSAGE = 40, 1500  # characters
 
 @dataclass(frozen=True)
 class _Templates:
-    """`counts`: prompts to make of each task; `sentences` of each task; `gaps`: what may fill each {gap}."""
+    """`counts`: prompts to make of each task; `sentences` of each task; `gaps`: what may fill each {gap};
+    `openings`: what people put before a prompt without meaning anything by it."""
 
     counts: Mapping[str, int]
     sentences: Mapping[str, Sequence[str]]
     gaps: Mapping[str, Sequence[str]]
+    openings: Sequence[str]
 
 
 def _read_templates() -> _Templates:
@@ -51,6 +53,15 @@ def template_rows(rows: Sequence[Row], labels: Labels, seed: int) -> list[Row]:
             made.add(_fill(generator.choice(sentences), templates, passages, generator))
         texts |= dict.fromkeys(sorted(made), task)
     return [Row(text, SOURCE, task=labels.task.index(task)) for text, task in texts.items()]
+
+
+def with_openings(rows: Sequence[Row], share: float, seed: int) -> list[Row]:
+    """The rows in their order, that share of them with an opening such as "Prompt: " before the text."""
+    openings = _read_templates().openings
+    generator = random.Random(seed)
+    return [
+        replace(row, text=generator.choice(openings) + row.text) if generator.random() < share else row for row in rows
+    ]
 
 
 def _passage(text: str) -> str | None:

@@ -22,10 +22,19 @@ from classifiers.network import PromptClassifier, load_network
 from scripts.training.adapters import save_adapters
 from scripts.training.calibrate import Calibration, calibrate
 from scripts.training.card import Run, describe, format_figures
-from scripts.training.data import LABELLED, DataError, Labels, Row, training_rows
+from scripts.training.data import (
+    LABELLED,
+    OWN_CALIBRATION,
+    OWN_PROMPTS,
+    DataError,
+    Labels,
+    Row,
+    read_rows,
+    training_rows,
+)
 from scripts.training.learn import Recipe, train
 from scripts.training.measure import dev_figures, measure_rows
-from scripts.training.templates import template_rows
+from scripts.training.templates import template_rows, with_openings
 
 CALIBRATION_SHARE = 0.1
 """Of the rows labelled by reading: they are the nearest to what users send."""
@@ -84,31 +93,49 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def try_recipe(options: argparse.Namespace) -> None:
     base = load_checkpoint(EMBEDDED)
-    rows = training_rows(options.data, known_labels(base))
+    labels = known_labels(base)
+    rows = training_rows(options.data, labels)
     random.Random(options.seed).shuffle(rows)
-    held = int(len(rows) * options.hold_out)
-    learnt = rows[held:]
-    learnt += template_rows(learnt, known_labels(base), options.seed)
-    network = train(base, learnt, Recipe(options.epochs, options.seed))
-    print(format_figures(measure_rows(network, base, {"held out": rows[:held]})))
+    count = int(len(rows) * options.hold_out)
+    held, rows = rows[:count], rows[count:]
+    recipe = Recipe(options.epochs, options.seed)
+    network = train(base, taught_rows(rows, own_prompts(len(rows), labels, recipe), labels, recipe), recipe)
+    read = [row for row in held if row.source.startswith(LABELLED)]
+    others = [row for row in held if not row.source.startswith(LABELLED)]
+    print(format_figures(measure_rows(network, base, {"held out, read": read, "held out, others": others})))
 
 
 def write_checkpoint(options: argparse.Namespace) -> None:
     base = load_checkpoint(EMBEDDED)
     labels = known_labels(base)
-    held, rows = hold_out_for_calibration(training_rows(options.data, labels), options.seed)
-    rows += template_rows(rows, labels, options.seed)
     recipe = Recipe(options.epochs, options.seed)
+    rows = training_rows(options.data, labels)
+    written = own_prompts(len(rows), labels, recipe)
+    held, rows = hold_out_for_calibration(rows, recipe.seed)
+    rows = taught_rows(rows, written, labels, recipe)
     started = time.monotonic()
     network = train(base, rows, recipe)
     seconds = time.monotonic() - started
-    calibration = calibrate(network, base, held)
+    calibration = calibrate(network, base, held + read_rows(OWN_CALIBRATION, labels))
     options.out.mkdir(parents=True, exist_ok=True)
     checkpoint = save(network, base, options.name, options.out, calibration)
     figures = dev_figures(load_network(checkpoint), checkpoint, options.data, labels)
     run = Run(recipe, seconds, torch.get_num_threads(), options.data, rows, calibration)
     (options.out / "README.md").write_text(describe(checkpoint, run, figures), encoding="utf-8")
     print(format_figures(figures))
+
+
+def own_prompts(at_most: int, labels: Labels, recipe: Recipe) -> list[Row]:
+    """Prompts that were written for this project, never more than there are others."""
+    rows = read_rows(OWN_PROMPTS, labels)
+    random.Random(recipe.seed).shuffle(rows)
+    return rows[:at_most]
+
+
+def taught_rows(rows: Sequence[Row], written: Sequence[Row], labels: Labels, recipe: Recipe) -> list[Row]:
+    """All that is learnt from: the data's rows, the written ones, and those made from templates."""
+    together = [*rows, *template_rows(rows, labels, recipe.seed), *written]
+    return with_openings(together, recipe.with_opening, recipe.seed)
 
 
 def hold_out_for_calibration(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:

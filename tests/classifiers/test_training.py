@@ -17,7 +17,9 @@ from scripts.training.adapters import LowRank, save_adapters, trainable_network
 from scripts.training.calibrate import COVERAGE, fit_temperature, threshold
 from scripts.training.data import (
     NO_LABEL,
+    OWN_CALIBRATION,
     OWN_LABELS,
+    OWN_PROMPTS,
     DataError,
     Labels,
     Row,
@@ -27,7 +29,7 @@ from scripts.training.data import (
     training_rows,
 )
 from scripts.training.measure import measure
-from scripts.training.templates import SOURCE, template_rows
+from scripts.training.templates import SOURCE, template_rows, with_openings
 from scripts.training.train import known_labels, main, save
 from tests.classifiers.loaded import Loaded, load
 
@@ -162,7 +164,7 @@ def test_train_and_load(data: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_recipe_is_tried_without_dev(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With --hold-out the figures are those of held-out training rows, and nothing is written."""
     assert main(["--data", str(data), "--hold-out", "0.5", "--epochs", "1"]) == 0
-    assert "| held out | " in capsys.readouterr().out
+    assert "| held out, others | " in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [data]
 
 
@@ -257,6 +259,31 @@ def test_templates_are_the_same_for_the_same_seed(labels: Labels) -> None:
     without = template_rows([Row("no passage", "mine")] * 3, labels, 0)
     assert {labels.task[each.task] for each in without} == {"Text Generation", "Brainstorming", "Chatbot", "Open QA"}
     assert len(without) == 4 * 3
+
+
+def test_own_prompts(labels: Labels) -> None:
+    """The prompts that this project wrote read like any data file, stand once each, and have every label; those for
+    calibration are others."""
+    rows = read_rows(OWN_PROMPTS, labels)
+    assert len({each.text for each in rows}) == len(rows) > 2000
+    assert {each.task for each in rows} == set(range(len(labels.task)))
+    assert {each.complexity for each in rows} == set(range(len(labels.complexity)))
+    assert {each.source for each in rows} == {"labelled:written"}
+    apart = read_rows(OWN_CALIBRATION, labels)
+    assert len({each.text for each in apart}) == len(apart) > 500
+    assert not {each.text for each in rows} & {each.text for each in apart}
+
+
+def test_openings_change_a_share_of_the_texts_alone(labels: Labels) -> None:
+    """As many rows as asked begin with an opening; order, labels and all else stay, and a seed repeats."""
+    rows = [Row(f"text {number}", "mine", task=number % 5) for number in range(1000)]
+    opened = with_openings(rows, 0.3, 0)
+    assert opened == with_openings(rows, 0.3, 0) != with_openings(rows, 0.3, 1)
+    assert with_openings(rows, 0.0, 0) == rows
+    changed = [(before, after) for before, after in zip(rows, opened, strict=True) if before != after]
+    assert 240 < len(changed) < 360
+    assert all(after.text.endswith(before.text) and after.task == before.task for before, after in changed)
+    assert any(after.text.startswith("Prompt: ") for _, after in changed)
 
 
 def test_temperature_is_found_again() -> None:

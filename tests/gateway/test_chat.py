@@ -292,3 +292,20 @@ def test_readme_curl(gateway: Gateway) -> None:
     body = json.loads(readme.split("-d '")[1].split("'")[0])
     assert body["nim-llm-router"] == {"policy": "task_router"}
     assert gateway.post("/v1/chat/completions", body).headers["X-Chosen-Classifier"] == "Code Generation"
+
+
+def test_the_last_of_a_long_chat_decides_like_a_first_message(gateway: Gateway) -> None:
+    """After forty turns about other things a request gets the label that it gets alone."""
+    turns = ("What is the capital of Peru?", "Tell me a joke.", "Translate 'good night' into French.", "Thanks!")
+    messages = [
+        message
+        for number in range(40)
+        for message in (
+            {"role": "user", "content": turns[number % len(turns)]},
+            {"role": "assistant", "content": "Here is what I think of that. " * 20},
+        )
+    ]
+    messages.append({"role": "user", "content": _PYTHON})
+    long = gateway.post("/v1/route", {"messages": messages, **_TASK}).json()
+    alone = gateway.post("/v1/route", chat(_PYTHON, **_TASK)).json()
+    assert (long["label"], long["scores"]) == (alone["label"], pytest.approx(alone["scores"], abs=2e-3))

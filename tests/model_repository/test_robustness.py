@@ -57,21 +57,21 @@ def _tasks(client: InferenceServerClient, prompts: list[str]) -> list[str]:
 
 
 def test_plain_requests_are_recognised(client: InferenceServerClient) -> None:
-    """Requests of every kind, plainly worded, get their task, but for two at most."""
+    """Requests of every kind, plainly worded, get their task, but for one at most."""
     answers = _tasks(client, list(_PROMPTS))
     wrong = [
         (prompt, answer) for (prompt, task), answer in zip(_PROMPTS.items(), answers, strict=True) if answer != task
     ]
-    assert len(wrong) <= 2, wrong
+    assert len(wrong) <= 1, wrong
 
 
 @pytest.mark.parametrize(
     ("change", "kept"),
     [
-        (lambda prompt: f"Prompt: {prompt}", 14),  # no training prompt begins so, and a few answers move
+        (lambda prompt: f"Prompt: {prompt}", 17),
         (str.upper, 18),
         (lambda prompt: f"  {prompt} \n\n\t ", 18),
-        (lambda prompt: prompt.removesuffix("."), 16),
+        (lambda prompt: prompt.removesuffix("."), 17),
     ],
     ids=["prefix", "capitals", "white space", "no full stop"],
 )
@@ -83,15 +83,15 @@ def test_small_changes_leave_the_answer(client: InferenceServerClient, change: C
 
 
 def test_an_instruction_around_a_long_text_is_still_seen(client: InferenceServerClient) -> None:
-    """With 3,000 words between or before it, an instruction at either end is read, if not always understood."""
+    """With 3,000 words behind or before it, an instruction at either end is understood."""
     text = _FILLER * (3000 // len(_FILLER.split()) + 1)
     assert len(text.split()) >= 3000
-    prompts = [f"Summarize the following text:\n\n{text}", f"{text}\n\nSummarize the text above.", text]
-    first, last, without = (
-        _ask(client, "router_ensemble", [prompt], ["task_scores"])["task_scores"][0] for prompt in prompts
+    prompts = [f"Summarize the following text:\n\n{text}", f"{text}\n\nSummarize the text above."]
+    assert _tasks(client, prompts) == ["Summarization"] * 2
+    # The same text with another instruction: it is the instruction that decides.
+    assert _tasks(client, [f"Translate into French:\n\n{text}", f"{text}\n\nTranslate this into French."]) == (
+        ["Rewrite"] * 2
     )
-    summarization = 9
-    assert first[summarization] > without[summarization] and last[summarization] > without[summarization]
 
 
 def test_other_languages_get_some_answer(client: InferenceServerClient) -> None:
