@@ -154,12 +154,13 @@ def _training(run: Run) -> str:
         f"at {recipe.learning_rate:g} (warm-up over {recipe.warmup:.0%} of the steps, then down to 0 in a line), "
         f"float32, word embeddings and all other weights of the encoder frozen; both heads at once, cross entropy; a "
         f"row read or written one by one weighs {recipe.task_weights[0]:g} (task) and {recipe.complexity_weights[0]:g} "
-        f"(complexity), any other {recipe.task_weights[1]:g} and {recipe.complexity_weights[1]:g}; {recipe.with_opening:.0%} of "
-        f'the rows begin with a meaningless opening such as "Prompt: ". The temperatures, '
+        f"(complexity), any other {recipe.task_weights[1]:g} and {recipe.complexity_weights[1]:g}; "
+        f'{recipe.with_opening:.0%} of the rows begin with a meaningless opening such as "Prompt: ". The temperatures, '
         f"{' and '.join(f'{value:g} ({head})' for head, value in run.calibration.temperatures.items())}, were fitted "
         f"on {run.calibration.rows} rows that were held out. Training took "
-        f"{run.seconds / 60:.0f} minutes on {run.threads} CPU thread{'s' if run.threads > 1 else ''}. The default "
-        "recipe was chosen on a split of the training rows (`--hold-out`)."
+        f"{run.seconds / 60:.0f} minutes on {run.threads} CPU thread{'s' if run.threads > 1 else ''}. Rank, "
+        "learning rate and epochs were chosen on a split of the training rows (`--hold-out`); the rows' weights, the "
+        "256 tokens and the prompts to be written by judgement, with the earlier checkpoints' figures on dev known."
     )
 
 
