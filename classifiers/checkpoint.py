@@ -57,6 +57,10 @@ class Encoder:
     def weights_file(self) -> Path:
         return self.folder / "model.safetensors"
 
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.folder / "tokenizer.json"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -103,7 +107,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
     Raises CheckpointError: a file is missing or truncated, a key or a tensor is missing, unexpected or wrong.
     """
-    config = _read_config(folder)
+    config = read_config(folder)
     if "kind" not in config and "target_sizes" in config:
         checkpoint = _nvidia_checkpoint(folder, config)
     elif config.get("kind") == "softmax":
@@ -224,7 +228,11 @@ def _encoder_shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"{error}; run scripts/install to install the pinned package again") from None
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json.
+
+    Raises CheckpointError: it is missing, or no JSON object.
+    """
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -267,18 +275,18 @@ def _nvidia_checkpoint(folder: Path, config: dict[str, Any]) -> Checkpoint:
 
 def contract_labels() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The task labels and the complexity labels in the order of every output, as the embedded config has them."""
-    config = _read_config(EMBEDDED)
+    config = read_config(EMBEDDED)
     return tuple(config["task_labels"]), tuple(config["complexity_labels"])
 
 
 def _softmax_checkpoint(folder: Path, config: dict[str, Any]) -> Checkpoint:
-    read = _Keys(folder / "config.json", config)
+    read = Keys(folder / "config.json", config)
     labels = contract_labels()
     for key, expected in zip(("task_labels", "complexity_labels"), labels, strict=True):
         if read.value(key, list) != list(expected):
             raise CheckpointError(f"{read.path}: '{key}' should be {list(expected)}")
-    encoder = _find_encoder(_Keys(read.path, read.value("encoder", dict)))
-    temperatures = _Keys(read.path, read.value("temperatures", dict))
+    encoder = find_encoder(Keys(read.path, read.value("encoder", dict)))
+    temperatures = Keys(read.path, read.value("temperatures", dict))
     return Checkpoint(
         name=read.value("name", str),
         folder=folder,
@@ -290,7 +298,7 @@ def _softmax_checkpoint(folder: Path, config: dict[str, Any]) -> Checkpoint:
         task_labels=labels[0],
         complexity_labels=labels[1],
         max_tokens=read.value("max_tokens", int),
-        tokenizer_file=encoder.folder / "tokenizer.json",
+        tokenizer_file=encoder.tokenizer_file,
         weights_file=folder / "adapters.safetensors",
         encoder=encoder,
         adapter_rank=read.value("adapter_rank", int),
@@ -298,7 +306,11 @@ def _softmax_checkpoint(folder: Path, config: dict[str, Any]) -> Checkpoint:
     )
 
 
-def _find_encoder(read: _Keys) -> Encoder:
+def find_encoder(read: Keys) -> Encoder:
+    """The encoder that a config's `encoder` names by package, folder and sha256, which is not compared yet.
+
+    Raises CheckpointError: a key is missing or wrong, or the package or its weights are missing.
+    """
     package = read.value("package", str)
     spec = importlib.util.find_spec(package)  # finds the folder without running the package
     if spec is None or not spec.submodule_search_locations:
@@ -311,7 +323,7 @@ def _find_encoder(read: _Keys) -> Encoder:
 
 
 @dataclass(frozen=True)
-class _Keys:
+class Keys:
     """The keys of a config, read with their types checked."""
 
     path: Path

@@ -18,6 +18,7 @@ from classifiers import nvidia
 from classifiers.checkpoint import (
     Checkpoint,
     CheckpointError,
+    Encoder,
     adapted_layers,
     check_encoder,
     nvidia_sizes,
@@ -47,7 +48,7 @@ class PromptClassifier(nn.Module):
         # Pooling and heads stay in float32 whatever precision the encoder runs in: the published class does so, and
         # they cost nothing.
         with torch.autocast(hidden.device.type, enabled=False):
-            logits: Tensor = self.heads(_mean_pool(hidden.float(), attention_mask))
+            logits: Tensor = self.heads(mean_pool(hidden.float(), attention_mask))
         return logits
 
     def classify(self, batches: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
@@ -98,9 +99,16 @@ def build_encoder(checkpoint: Checkpoint) -> nn.Module:
 
     Raises CheckpointError: the encoder's weights are missing or another file than expected.
     """
-    encoder = checkpoint.encoder
-    if encoder is None:
+    if checkpoint.encoder is None:
         raise ValueError(f"a checkpoint of kind '{checkpoint.kind}' holds its own encoder")
+    return load_encoder(checkpoint.encoder)
+
+
+def load_encoder(encoder: Encoder) -> nn.Module:
+    """The sentence encoder as its package has it.
+
+    Raises CheckpointError: its weights are missing or another file than expected.
+    """
     check_encoder(encoder)
     config = AutoConfig.from_pretrained(encoder.folder, local_files_only=True)
     with no_init_weights():
@@ -187,7 +195,8 @@ def _fill_heads(network: PromptClassifier, file: Path, weights: Sequence[str], b
         network.heads.bias.copy_(torch.cat([tensors.get_tensor(name) for name in biases]))
 
 
-def _mean_pool(hidden: Tensor, mask: Tensor | None) -> Tensor:
+def mean_pool(hidden: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean [N, hidden] of the vectors [N, T, hidden] where the mask [N, T] is 1; without a mask, of all."""
     if mask is None:
         return hidden.mean(dim=1)
     mask = mask.float()

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from classifiers.checkpoint import Checkpoint, CheckpointError
+from classifiers.checkpoint import CheckpointError
 
 # Fills up the shorter rows, so that one tensor carries ids and mask; no vocabulary has it.
 PADDING_ID = -1
+
+
+class Tokenized(Protocol):
+    """What a `Checkpoint` says of its tokens, and whoever else runs an encoder."""
+
+    @property
+    def tokenizer_file(self) -> Path: ...
+
+    @property
+    def max_tokens(self) -> int: ...
 
 
 class PromptTokenizer:
@@ -20,7 +32,7 @@ class PromptTokenizer:
     Raises CheckpointError: tokenizer.json can't be read.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Tokenized) -> None:
         try:
             self._tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer_file))
         except Exception as error:  # the package raises nothing narrower

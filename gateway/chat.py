@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import anyio
@@ -11,12 +11,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.body import Body, parse_body
-from gateway.config import Policy
-from gateway.decision import Decision
-from gateway.errors import AsciiJSONResponse, BadRequest, BodyTooLarge, ClientGone, DecisionFailed
+from gateway.config import Policy, RouteLLMPolicy
+from gateway.decision import ROUTELLM, Decision
+from gateway.errors import (
+    AsciiJSONResponse,
+    BadRequest,
+    BodyTooLarge,
+    ClientGone,
+    DecisionFailed,
+    ModelNotServed,
+    NotFound,
+)
 from gateway.forward import cancel_when_gone, forward, request_headers
-from gateway.policy import Selection, fall_back, read_wish, select
+from gateway.policy import Selection, Wish, fall_back, read_wish, select
 from gateway.prompt import Rule, bounded, text_of_messages, text_of_prompt
+from gateway.share import HeldShare
 from gateway.state import State
 
 MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
@@ -43,12 +52,14 @@ class Routed:
     """What was decided for one request, for those who watch."""
 
     selection: Selection
-    policy: Policy | None = None
+    policy: Policy | RouteLLMPolicy | None = None
     decision: Decision | None = None
     decision_seconds: float | None = None
     """How long Triton was asked; None when it was not."""
     prompt_cut: bool = False
     """Whether Triton saw only the head and the tail of the prompt."""
+    strong_share: float | None = None
+    """Of a policy that holds it: the share of its last thousand requests that went to the strong model."""
 
 
 async def chat_completions(request: Request) -> Response:
@@ -73,7 +84,7 @@ async def route(request: Request) -> Response:
 
 async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
     state: State = request.state.router
-    routed = await _route(state, endpoint, body)
+    routed = await _route(state, endpoint, body, count=True)
     request.state.routed = routed
     target = routed.selection.target
     path = f"{endpoint.path}?{request.url.query}" if request.url.query else endpoint.path
@@ -90,8 +101,8 @@ async def _explain(request: Request, body: Body) -> Response:
     return AsciiJSONResponse(explanation(routed), headers=decision_headers(routed))
 
 
-async def _route(state: State, endpoint: Endpoint, body: Body) -> Routed:
-    """Who answers this request."""
+async def _route(state: State, endpoint: Endpoint, body: Body, count: bool = False) -> Routed:
+    """Who answers this request; with `count` it is one of those over which a share of strong calls is held."""
     wish = read_wish(body.fields, state.config)
     if wish.target is not None:
         return Routed(Selection(wish.target, wish.reason), wish.policy)
@@ -99,11 +110,22 @@ async def _route(state: State, endpoint: Endpoint, body: Body) -> Routed:
     if endpoint.field not in body.fields:
         raise BadRequest(f"'{endpoint.field}' is missing", param=endpoint.field)
     text = endpoint.text(body.fields[endpoint.field], wish.policy.input)
-    return await decide(state, wish.policy, text)
+    held = state.shares.get(wish.policy.name) if wish.threshold is None else None
+    routed = await decide(state, wish, text, held)
+    if held is None:
+        return routed
+    if count and routed.decision is not None:
+        held.count(routed.selection.label == "strong")
+    return replace(routed, strong_share=held.share)
 
 
-async def decide(state: State, policy: Policy, text: str) -> Routed:
-    """Ask Triton and apply the policy; without an answer the policy's fallback stands in."""
+async def decide(state: State, wish: Wish, text: str, held: HeldShare | None = None) -> Routed:
+    """Ask Triton and apply the policy that `wish` has; without an answer the policy's fallback stands in.
+
+    Raises NotFound when the request named a RouteLLM router that Triton does not serve.
+    """
+    policy = wish.policy
+    assert policy is not None
     if not text.strip():
         return Routed(fall_back(policy, "empty_prompt"), policy)
     seen = bounded(text)
@@ -111,10 +133,23 @@ async def decide(state: State, policy: Policy, text: str) -> Routed:
     try:
         decision = await state.triton_of(policy).decide(policy.triton_model, seen, policy.timeout_ms / 1000)
     except DecisionFailed as failure:
+        if wish.router_named and isinstance(failure, ModelNotServed):
+            raise _not_served(policy.triton_model) from failure
         return Routed(fall_back(policy, failure.reason), policy, None, time.perf_counter() - start, seen != text)
     seconds = time.perf_counter() - start
     state.decided_once = True
-    return Routed(select(policy, decision), policy, decision, seconds, seen != text)
+    threshold = wish.threshold if held is None else held.threshold
+    return Routed(select(policy, decision, threshold), policy, decision, seconds, seen != text)
+
+
+def _not_served(triton_model: str) -> NotFound:
+    router = triton_model.removeprefix(ROUTELLM)
+    return NotFound(
+        f"router {router!r} is not served: its weights are not loaded; scripts/fetch_models {triton_model} fetches "
+        f"them, and ROUTELLM_{router.upper()}_CHECKPOINT names their folder to Triton",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def decision_headers(routed: Routed) -> dict[str, str]:
@@ -142,7 +177,10 @@ def explanation(routed: Routed) -> dict[str, Any]:
         "model": routed.selection.target.model,
         "reason": routed.selection.reason,
         "decision_ms": None if seconds is None else round(seconds * 1000, 1),
-        "scores": None if decision is None else dict(zip(decision.labels, decision.scores, strict=True)),
+        "scores": dict(zip(decision.labels, decision.scores, strict=True)) if decision and decision.labels else None,
+        "win_rate": decision and decision.win_rate,
+        "threshold": routed.selection.threshold,
+        "strong_share": routed.strong_share,
         "tokens_read": decision and decision.tokens_read,
         "tokens_in_prompt": decision and decision.tokens_in_prompt,
         "prompt_cut": routed.prompt_cut,

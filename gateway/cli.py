@@ -12,8 +12,9 @@ import uvicorn
 
 from gateway.app import create_app
 from gateway.chat import Routed, decide, explanation
-from gateway.config import Config, ConfigError, Policy, load_config
+from gateway.config import Config, ConfigError, Policy, RouteLLMPolicy, load_config
 from gateway.observe.log import configure_logging
+from gateway.policy import Wish
 from gateway.state import open_state
 
 
@@ -94,9 +95,9 @@ def _route(config: Config, policy_name: str | None, prompt: str, as_json: bool) 
     return 0 if routed.decision is not None else 1
 
 
-async def _decide(config: Config, policy: Policy, prompt: str) -> Routed:
+async def _decide(config: Config, policy: Policy | RouteLLMPolicy, prompt: str) -> Routed:
     async with open_state(config) as state:
-        return await decide(state, policy, prompt)
+        return await decide(state, Wish(policy), prompt)
 
 
 def _print_table(shown: dict[str, object]) -> None:

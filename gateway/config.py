@@ -5,11 +5,21 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    ValidationError,
+)
 
 from gateway.labels import known_labels
 from gateway.prompt import Rule
@@ -19,6 +29,9 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^
 _TRITON_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/[^/]+)?/infer/?")
 _URL_CHARACTERS = re.compile(r"[\x21-\x7e]+")
 _GRPC_TARGET = re.compile(r"[^\s/]+:\d{1,5}|(dns|ipv4|ipv6|unix):[\x21-\x7e]+")
+Router = Literal["mf", "bert", "causal_llm", "sw_ranking"]
+"""RouteLLM's routers, each the Triton model `routellm_<router>`."""
+
 _UNCLASSIFIED = ("Unknown", "No-Label-Reason")
 AUTOMATIC = ("", "auto")
 """The model names that mean the default policy."""
@@ -56,6 +69,12 @@ def _triton_url(url: str) -> str:
     return url
 
 
+def _grpc_host(url: str) -> str:
+    host = urlsplit(url).hostname
+    assert host is not None  # validated
+    return f"[{host}]" if ":" in host else host
+
+
 def _grpc_target(target: str) -> str:
     if not _GRPC_TARGET.fullmatch(target):
         raise ValueError("expected HOST:PORT, without a scheme")
@@ -78,12 +97,11 @@ def _not_empty(items: tuple[_T, ...]) -> tuple[_T, ...]:
     return items
 
 
-class Llm(BaseModel):
-    """One label's model."""
+class Upstream(BaseModel):
+    """A model, and where it is served."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
-    name: str = Field(min_length=1, description="the label that this model answers")
     api_base: Annotated[str, AfterValidator(_upstream_base)] = Field(
         description="the upstream's base URL, with or without /v1"
     )
@@ -93,12 +111,30 @@ class Llm(BaseModel):
     model: str = Field(min_length=1, description="the name under which the upstream serves it")
 
 
-class Policy(BaseModel):
-    """Which Triton model decides, and which upstream model each of its labels goes to."""
+class Llm(Upstream):
+    """One label's model."""
+
+    name: str = Field(min_length=1, description="the label that this model answers")
+
+
+class BasePolicy(BaseModel):
+    """What both kinds of policy have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1, description="how requests name it")
+    input: Rule = Field(
+        default="last_user",
+        description="the text that decides: `last_user`, `first_user` (keeps a conversation on one model) "
+        "or `conversation`",
+    )
+    timeout_ms: int = Field(default=1000, ge=1, le=60_000, description="how long a decision may take, in milliseconds")
+
+
+class Policy(BasePolicy):
+    """Which Triton model decides, and which upstream model each of its labels goes to."""
+
+    type: Literal["classification"] = Field(default="classification", description="the kind of policy")
     url: Annotated[str, AfterValidator(_triton_url)] = Field(
         description="the blueprint's form, http://HOST:PORT/v2/models/MODEL/infer; host and model are taken, "
         "and asked over gRPC"
@@ -109,12 +145,6 @@ class Policy(BaseModel):
         description="the llm that answers when there is no decision, or none for its label; "
         "by default the one for `Unknown` or `No-Label-Reason`, else the first",
     )
-    input: Rule = Field(
-        default="last_user",
-        description="the text that decides: `last_user`, `first_user` (keeps a conversation on one model) "
-        "or `conversation`",
-    )
-    timeout_ms: int = Field(default=1000, ge=1, le=60_000, description="how long a decision may take, in milliseconds")
 
     @property
     def triton_model(self) -> str:
@@ -126,9 +156,12 @@ class Policy(BaseModel):
     @property
     def triton_host(self) -> str:
         """The host in `url`, ready for a gRPC target."""
-        host = urlsplit(self.url).hostname
-        assert host is not None  # validated
-        return f"[{host}]" if ":" in host else host
+        return _grpc_host(self.url)
+
+    @property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """Every model that may answer, by the name under which a request may ask for it."""
+        return {llm.name: llm for llm in self.llms}
 
     @property
     def fallback_llm(self) -> Llm:
@@ -152,28 +185,96 @@ class Policy(BaseModel):
         raise ValueError(f"llm {stranger.name!r} is no label of model {self.triton_model!r} ({', '.join(labels)})")
 
 
+class RouteLLMPolicy(BasePolicy):
+    """A strong and a weak model: the strong one answers when its win rate, by RouteLLM, reaches the threshold."""
+
+    type: Literal["routellm"] = Field(description="the kind of policy")
+    router: Router = Field(default="mf", description="RouteLLM's router: `mf`, `bert`, `causal_llm` or `sw_ranking`")
+    strong: Upstream = Field(description="the strong model: `api_base`, `api_key`, `model`, as in an llm")
+    weak: Upstream = Field(description="the weak model, likewise")
+    threshold: float = Field(
+        ge=0, le=1, allow_inf_nan=False, description="a win rate of this much or more goes to the strong model"
+    )
+    target_strong_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="the share of requests for the strong model: the threshold then follows the traffic, "
+        "from `threshold` on",
+    )
+    url: Annotated[str, AfterValidator(_triton_url)] | None = Field(
+        default=None,
+        description="where Triton is, in the blueprint's form; the host alone is taken (`localhost` when missing)",
+    )
+    fallback: str = Field(
+        default="strong",
+        min_length=1,
+        description="what answers when there is no decision: `strong`, `weak`, or another model's name, "
+        "served where the strong one is",
+    )
+
+    @property
+    def triton_model(self) -> str:
+        """The Triton model of the router."""
+        return f"routellm_{self.router}"
+
+    @property
+    def triton_host(self) -> str:
+        """The host in `url`, ready for a gRPC target."""
+        return _grpc_host(self.url) if self.url else "localhost"
+
+    @property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """Every model that may answer, by the name under which a request may ask for it."""
+        return {"strong": self.strong, "weak": self.weak, self.fallback: self.fallback_llm}
+
+    @property
+    def fallback_llm(self) -> Upstream:
+        """The model that answers when there is no decision."""
+        named = {"strong": self.strong, "weak": self.weak}.get(self.fallback)
+        return named or self.strong.model_copy(update={"model": self.fallback})
+
+
+def _kind(value: Any) -> str | None:
+    if not isinstance(value, dict):
+        return "classification"  # whose own complaint is the clearer one
+    kind = value.get("type", "classification")
+    return kind if isinstance(kind, str) else None
+
+
+AnyPolicy = Annotated[
+    Annotated[Policy, Tag("classification")] | Annotated[RouteLLMPolicy, Tag("routellm")],
+    Discriminator(
+        _kind,
+        custom_error_type="policy_type",
+        custom_error_message="type: expected 'classification' or 'routellm'",
+    ),
+]
+
+
 class File(BaseModel):
     """The file's top level."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     default_policy: str | None = Field(default=None, description="the policy of requests that name none; the first")
-    policies: Annotated[tuple[Policy, ...], AfterValidator(_not_empty)] = Field(description="the policies")
+    policies: Annotated[tuple[AnyPolicy, ...], AfterValidator(_not_empty)] = Field(description="the policies")
 
 
 @dataclass(frozen=True)
 class Config:
     """A checked configuration and what its environment adds."""
 
-    default_policy: Policy
-    policies: Mapping[str, Policy]
+    default_policy: Policy | RouteLLMPolicy
+    policies: Mapping[str, Policy | RouteLLMPolicy]
     upstream: str | None
     """`DYNAMO_API_BASE`: where models that no llm names go."""
     triton_grpc_url: str | None
     """`TRITON_GRPC_URL`: host:port in place of every policy's own."""
     warnings: tuple[str, ...]
 
-    def triton_target(self, policy: Policy) -> str:
+    def triton_target(self, policy: Policy | RouteLLMPolicy) -> str:
         """Where `policy`'s Triton listens for gRPC."""
         return self.triton_grpc_url or f"{policy.triton_host}:8001"
 
@@ -182,10 +283,10 @@ class Config:
         policies = []
         for policy in self.policies.values():
             shown = policy.model_dump(mode="json")
-            for llm in shown["llms"]:
-                for key in llm.keys() - {"name", "api_base", "model"}:  # unknown keys may hold anything
-                    llm[key] = "[REDACTED]" if llm[key] else llm[key]
-                llm["api_key"] = "[REDACTED]" if _secret(policy, llm["name"]) else ""
+            if isinstance(policy, RouteLLMPolicy):
+                shown |= {name: _redacted(getattr(policy, name)) for name in ("strong", "weak")}
+            else:
+                shown["llms"] = [_redacted(llm) for llm in policy.llms]
             policies.append(shown)
         return {
             "default_policy": self.default_policy.name,
@@ -195,8 +296,11 @@ class Config:
         }
 
 
-def _secret(policy: Policy, llm_name: str) -> bool:
-    return any(llm.name == llm_name and llm.api_key.get_secret_value() for llm in policy.llms)
+def _redacted(upstream: Upstream) -> dict[str, Any]:
+    shown = upstream.model_dump(mode="json")
+    for key in shown.keys() - {"name", "api_base", "model", "api_key"}:  # unknown keys may hold anything
+        shown[key] = "[REDACTED]" if shown[key] else shown[key]
+    return shown | {"api_key": "[REDACTED]" if upstream.api_key.get_secret_value() else ""}
 
 
 def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
@@ -204,7 +308,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
     Raises ConfigError with every fault that can be found in one go.
     """
-    tree = _read_yaml(path)
+    tree = read_yaml(path)
     unset: dict[str, list[str]] = {}
     try:
         tree = _expand(tree, environ, "", unset)
@@ -220,7 +324,10 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError([f"{path}: {fault}" for fault in faults]) from None
     faults += _check_names(file)
     for index, policy in enumerate(file.policies):
-        _check_llms(policy, f"policies[{index}]", faults, warnings)
+        if isinstance(policy, RouteLLMPolicy):
+            _check_routellm(policy, f"policies[{index}]", faults, warnings)
+        else:
+            _check_llms(policy, f"policies[{index}]", faults, warnings)
     upstream = _variable(environ, "DYNAMO_API_BASE", _upstream_base, faults)
     triton_grpc_url = _variable(environ, "TRITON_GRPC_URL", _grpc_target, faults)
     if faults:
@@ -263,7 +370,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """A file's YAML, nothing expanded yet. Raises ConfigError when it can't be read or is none."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
@@ -320,7 +428,10 @@ def _judge_unset(unset: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:
 
 def _fault(detail: Any) -> tuple[str, str]:
     """A fault of pydantic's: the key's path, and one line with what was expected there."""
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]).lstrip(".")
+    path = detail["loc"]
+    if len(path) > 2 and path[0] == "policies":  # the third part is the kind of policy, which no file spells there
+        path = path[:2] + path[3:]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     message = {"extra_forbidden": "unknown key", "missing": "missing"}.get(detail["type"], detail["msg"])
     message = message.removeprefix("Value error, ")
     return place, f"{place}: {message}" if place else message
@@ -337,6 +448,17 @@ def _check_names(file: File) -> list[str]:
     if file.default_policy and file.default_policy not in names:
         faults.append(f"default_policy: there is no policy {file.default_policy!r}; there are {', '.join(names)}")
     return faults
+
+
+def _check_routellm(policy: RouteLLMPolicy, place: str, faults: list[str], warnings: list[str]) -> None:
+    for name in ("strong", "weak"):
+        unknown = getattr(policy, name).model_extra or ()
+        warnings += [f"{place}.{name}.{key}: unknown key, ignored" for key in unknown]
+    if policy.target_strong_share is not None and policy.input == "first_user":
+        faults.append(
+            f"{place}.target_strong_share: moves the threshold, and 'input: first_user' needs a fixed one "
+            "to keep a conversation on one model"
+        )
 
 
 def _check_llms(policy: Policy, place: str, faults: list[str], warnings: list[str]) -> None:

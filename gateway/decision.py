@@ -11,7 +11,7 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from gateway.errors import DecisionFailed, DecisionTimeout, TritonUnavailable
+from gateway.errors import DecisionFailed, DecisionTimeout, ModelNotServed, TritonUnavailable
 from gateway.labels import known_labels
 
 _CHANNEL_ARGUMENTS = [
@@ -25,6 +25,9 @@ _CHANNEL_ARGUMENTS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
+ROUTELLM = "routellm_"
+"""What the names of RouteLLM's routers begin with at Triton."""
+_NOT_READY = "is not ready"
 _MOST_LABELS = 4096  # asked of a model that is not ours; Triton answers with as many as it has
 
 
@@ -41,11 +44,14 @@ class Decision:
     tokens_in_prompt: int | None = None
     checkpoint: str | None = None
     """`name:version:digest` of the network that answered."""
+    win_rate: float | None = None
+    """RouteLLM's: how likely the strong model's answer beats the weak one's; label and scores are empty then."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What is asked of which model. Ours answer by name through `router_ensemble`, others by their `OUTPUT`."""
+    """What is asked of which model. Ours answer by name, tasks and complexities through `router_ensemble`; others by
+    their `OUTPUT`."""
 
     model: str
     outputs: list[InferRequestedOutput] = field(repr=False)
@@ -54,11 +60,16 @@ class _Question:
 
 @cache
 def _question(triton_model: str) -> _Question:
+    if triton_model.startswith(ROUTELLM):
+        return _ask_for(triton_model, ("strong_win_rate", "tokens", "checkpoint"), "routellm")
     if known_labels(triton_model) is None:
         return _Question(triton_model, [InferRequestedOutput("OUTPUT", class_count=_MOST_LABELS)])
     kind = triton_model.removesuffix("_router_ensemble")
-    names = (f"{kind}_label", f"{kind}_scores", "tokens", "checkpoint")
-    return _Question("router_ensemble", [InferRequestedOutput(name) for name in names], kind)
+    return _ask_for("router_ensemble", (f"{kind}_label", f"{kind}_scores", "tokens", "checkpoint"), kind)
+
+
+def _ask_for(model: str, outputs: Sequence[str], kind: str) -> _Question:
+    return _Question(model, [InferRequestedOutput(name) for name in outputs], kind)
 
 
 class TritonClient:
@@ -89,16 +100,20 @@ class TritonClient:
             raise _failure(error) from error
         if question.kind is None:
             return _read_classes(result.as_numpy("OUTPUT"))
+        # Below 0 they were not counted: an embeddings endpoint keeps that to itself.
+        read, in_prompt = (int(count) if count >= 0 else None for count in result.as_numpy("tokens")[0])
+        checkpoint = result.as_numpy("checkpoint")[0, 0].decode()
+        if question.kind == "routellm":
+            return _read_win_rate(float(result.as_numpy("strong_win_rate")[0, 0]), read, in_prompt, checkpoint)
         known = known_labels(triton_model)
         assert known is not None  # only ours have a kind
-        tokens = result.as_numpy("tokens")[0]
         return Decision(
             label=result.as_numpy(f"{question.kind}_label")[0, 0].decode(),
             labels=known,
             scores=tuple(result.as_numpy(f"{question.kind}_scores")[0].tolist()),
-            tokens_read=int(tokens[0]),
-            tokens_in_prompt=int(tokens[1]),
-            checkpoint=result.as_numpy("checkpoint")[0, 0].decode(),
+            tokens_read=read,
+            tokens_in_prompt=in_prompt,
+            checkpoint=checkpoint,
         )
 
 
@@ -106,10 +121,19 @@ def _failure(error: InferenceServerException) -> DecisionFailed:
     match error.status():
         case "StatusCode.DEADLINE_EXCEEDED":
             return DecisionTimeout("no decision within the deadline")
-        case "StatusCode.UNAVAILABLE" | "StatusCode.NOT_FOUND":
-            return TritonUnavailable(error.message())
+        case "StatusCode.NOT_FOUND":
+            return ModelNotServed(error.message())
+        case "StatusCode.UNAVAILABLE":
+            # Triton says this of a model that is not loaded, and gRPC of a Triton that is not there.
+            return (ModelNotServed if _NOT_READY in error.message() else TritonUnavailable)(error.message())
         case _:
             return DecisionFailed(error.message())
+
+
+def _read_win_rate(win_rate: float, read: int | None, in_prompt: int | None, checkpoint: str) -> Decision:
+    if not 0 <= win_rate <= 1:  # a NaN, too
+        raise DecisionFailed("the win rate is not between 0 and 1")
+    return Decision("", (), (), read, in_prompt, checkpoint, win_rate)
 
 
 def _read_classes(classes: NDArray[np.object_]) -> Decision:

@@ -10,6 +10,7 @@ GatewayError                    one of ours; `status` and an OpenAI-shaped body
 DecisionFailed                  Triton gave no decision: never reaches the client, the policy's fallback answers
 ├── DecisionTimeout             it did not answer within the policy's deadline
 └── TritonUnavailable           it cannot be reached, or does not serve the model
+    └── ModelNotServed          it answers, and does not serve the model
 
 ClientGone                      nobody is left to answer
 """
@@ -85,6 +86,10 @@ class DecisionTimeout(DecisionFailed):
 
 class TritonUnavailable(DecisionFailed):
     reason = "triton_unavailable"
+
+
+class ModelNotServed(TritonUnavailable):
+    pass
 
 
 class ClientGone(Exception):

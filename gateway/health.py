@@ -5,6 +5,7 @@ from starlette.responses import JSONResponse
 
 from gateway.chat import decide
 from gateway.errors import error_response
+from gateway.policy import Wish
 from gateway.state import State
 
 
@@ -17,7 +18,7 @@ async def ready(request: Request) -> JSONResponse:
     """Ready once one decision has been made; a Triton that fails later is what fallbacks are for."""
     state: State = request.state.router
     if not state.decided_once:
-        routed = await decide(state, state.config.default_policy, "ping")
+        routed = await decide(state, Wish(state.config.default_policy), "ping")
         if not state.decided_once:
             return error_response(
                 503, f"no decision yet: {routed.selection.reason}", "not_ready", code=routed.selection.reason

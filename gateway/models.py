@@ -33,8 +33,8 @@ def _upstreams(config: Config) -> dict[str, str]:
     """Every base URL with the first key configured for it."""
     bases = {} if config.upstream is None else {config.upstream: ""}
     for policy in config.policies.values():
-        for llm in policy.llms:
-            bases[llm.api_base] = bases.get(llm.api_base) or llm.api_key.get_secret_value()
+        for upstream in policy.upstreams.values():
+            bases[upstream.api_base] = bases.get(upstream.api_base) or upstream.api_key.get_secret_value()
     return bases
 
 

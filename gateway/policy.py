@@ -1,15 +1,20 @@
 """What a request asks for, and which model a decision means. Pure: no I/O."""
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from gateway.body import ROUTER_FIELD
-from gateway.config import AUTOMATIC, Config, Llm, Policy
+from gateway.config import AUTOMATIC, Config, Policy, RouteLLMPolicy, Router, Upstream
 from gateway.decision import Decision
 from gateway.errors import BadRequest, NotFound
 
 _LONGEST_NAME = 512
+_ROUTER_PREFIX = "router-"
+_NUMBER = re.compile(r"\d+(\.\d*)?(e-?\d+)?|\.\d+", re.ASCII | re.IGNORECASE)
+_ROUTERS: tuple[str, ...] = get_args(Router)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +30,13 @@ class Target:
 class Wish:
     """What a request asks for: a policy's decision, or a target of its own choice."""
 
-    policy: Policy | None = None
+    policy: Policy | RouteLLMPolicy | None = None
     target: Target | None = None
     reason: str = ""
+    threshold: float | None = None
+    """The request's own, for a RouteLLM policy."""
+    router_named: bool = False
+    """Whether the request asked for that very RouteLLM router: another answer would not be what it asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,8 @@ class Selection:
     target: Target
     reason: str
     label: str | None = None
+    threshold: float | None = None
+    """What the win rate was compared with."""
 
 
 def read_wish(fields: Mapping[str, Any], config: Config) -> Wish:
@@ -55,7 +66,46 @@ def read_wish(fields: Mapping[str, Any], config: Config) -> Wish:
         raise BadRequest(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
     if model in config.policies:
         return Wish(config.policies[model])
+    if model.startswith(_ROUTER_PREFIX) and not _is_upstream_model(model, config):
+        return _read_router_name(model, config)
     return Wish(target=_passthrough(model, config), reason="passthrough")
+
+
+def _read_router_name(model: str, config: Config) -> Wish:
+    """RouteLLM's `router-<router>-<threshold>`: a policy with that router, or with another one's two models.
+
+    Raises BadRequest for a threshold that is none and NotFound for an unknown router or want of a RouteLLM policy.
+    """
+    router, _, threshold = model.removeprefix(_ROUTER_PREFIX).partition("-")
+    if router not in _ROUTERS:
+        raise NotFound(
+            f"there is no router {router[:100]!r}; there are: {', '.join(_ROUTERS)}",
+            param="model",
+            code="model_not_found",
+        )
+    policies = [policy for policy in config.policies.values() if isinstance(policy, RouteLLMPolicy)]
+    policies.sort(key=lambda policy: policy is not config.default_policy)  # the default one first
+    if not policies:
+        raise NotFound("no policy of type 'routellm' is configured", param="model", code="model_not_found")
+    policy = next((each for each in policies if each.router == router), policies[0])
+    policy = policy if policy.router == router else policy.model_copy(update={"router": router})
+    return Wish(policy, threshold=_threshold(threshold, "model"), router_named=True)
+
+
+def _threshold(value: Any, param: str) -> float:
+    """A threshold out of a name or of a body. Raises BadRequest unless it is a number between 0 and 1."""
+    threshold = math.nan
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        threshold = float(value)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        threshold = value
+    if not 0 <= threshold <= 1:
+        raise BadRequest("the threshold must be a number between 0 and 1, as in 'router-mf-0.11593'", param=param)
+    return float(threshold)
+
+
+def _is_upstream_model(model: str, config: Config) -> bool:
+    return any(upstream.model == model for policy in config.policies.values() for upstream in policy.upstreams.values())
 
 
 def _read_router_field(field: Any, config: Config) -> Wish:
@@ -72,7 +122,7 @@ def _read_router_field(field: Any, config: Config) -> Wish:
         )
     match _string(field, "routing_strategy"):
         case "" | "triton":
-            return Wish(policy)
+            return Wish(policy, threshold=_own_threshold(field, policy))
         case "manual":
             return Wish(policy, _target(_manual_llm(policy, _string(field, "model"))), "manual")
         case strategy:
@@ -82,11 +132,18 @@ def _read_router_field(field: Any, config: Config) -> Wish:
             )
 
 
-def _manual_llm(policy: Policy, name: str) -> Llm:
-    for llm in policy.llms:
-        if llm.name == name:
-            return llm
-    known = ", ".join(llm.name for llm in policy.llms)
+def _own_threshold(field: Mapping[str, Any], policy: Policy | RouteLLMPolicy) -> float | None:
+    """The request's threshold. A classification policy has no use for it, and ignores it as the blueprint does."""
+    value = field.get("threshold")
+    if value is None or not isinstance(policy, RouteLLMPolicy):
+        return None
+    return _threshold(value, f"{ROUTER_FIELD}.threshold")
+
+
+def _manual_llm(policy: Policy | RouteLLMPolicy, name: str) -> Upstream:
+    if name in policy.upstreams:
+        return policy.upstreams[name]
+    known = ", ".join(policy.upstreams)
     raise NotFound(
         f"policy {policy.name!r} has no llm {name[:100]!r}; it has: {known}",
         param=f"{ROUTER_FIELD}.model",
@@ -106,16 +163,21 @@ def _string(field: Mapping[str, Any], key: str) -> str:
 def _passthrough(model: str, config: Config) -> Target:
     """The upstream of the llm with that model, else the default upstream, without anybody else's key."""
     for policy in config.policies.values():
-        for llm in policy.llms:
-            if llm.model == model:
-                return _target(llm)
+        for upstream in policy.upstreams.values():
+            if upstream.model == model:
+                return _target(upstream)
     if config.upstream is None:
         raise NotFound(f"there is no model {model[:100]!r}", param="model", code="model_not_found")
     return Target(config.upstream, model)
 
 
-def select(policy: Policy, decision: Decision) -> Selection:
-    """The policy's llm for a decision, or its fallback when the label has none."""
+def select(policy: Policy | RouteLLMPolicy, decision: Decision, threshold: float | None = None) -> Selection:
+    """The policy's llm for a decision, or its fallback when the label has none.
+
+    `threshold` stands in for a RouteLLM policy's own: the request's, or the one that holds a share.
+    """
+    if isinstance(policy, RouteLLMPolicy):
+        return _select_by_win_rate(policy, decision, policy.threshold if threshold is None else threshold)
     try:
         llm = policy.llms_by_label(decision.labels).get(decision.label)
     except ValueError:  # only for labels that were not known when the configuration was read
@@ -125,10 +187,16 @@ def select(policy: Policy, decision: Decision) -> Selection:
     return Selection(_target(llm), "decided", decision.label)
 
 
-def fall_back(policy: Policy, reason: str) -> Selection:
+def _select_by_win_rate(policy: RouteLLMPolicy, decision: Decision, threshold: float) -> Selection:
+    assert decision.win_rate is not None  # what RouteLLM's models answer
+    label = "strong" if decision.win_rate >= threshold else "weak"
+    return Selection(_target(policy.upstreams[label]), "decided", label, threshold)
+
+
+def fall_back(policy: Policy | RouteLLMPolicy, reason: str) -> Selection:
     """What answers when there is no decision."""
     return Selection(_target(policy.fallback_llm), reason)
 
 
-def _target(llm: Llm) -> Target:
-    return Target(llm.api_base, llm.model, llm.api_key.get_secret_value())
+def _target(upstream: Upstream) -> Target:
+    return Target(upstream.api_base, upstream.model, upstream.api_key.get_secret_value())

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from gateway.config import Config, Policy
+from gateway.config import Config, Policy, RouteLLMPolicy
 from gateway.decision import TritonClient
 from gateway.forward import open_session
+from gateway.share import HeldShare
 
 
 @dataclass(slots=True)
@@ -18,10 +19,12 @@ class State:
     config: Config
     session: aiohttp.ClientSession
     tritons: dict[str, TritonClient]
+    shares: dict[str, HeldShare]
+    """Of the policies that hold a share of strong calls, by name."""
     decided_once: bool = False
     """Whether any decision has succeeded since the start: what readiness waits for."""
 
-    def triton_of(self, policy: Policy) -> TritonClient:
+    def triton_of(self, policy: Policy | RouteLLMPolicy) -> TritonClient:
         return self.tritons[self.config.triton_target(policy)]
 
 
@@ -34,4 +37,12 @@ async def open_state(config: Config) -> AsyncIterator[State]:
         for target in {config.triton_target(policy) for policy in config.policies.values()}:
             tritons[target] = TritonClient(target)
             stack.push_async_callback(tritons[target].close)
-        yield State(config, session, tritons)
+        yield State(config, session, tritons, _held_shares(config))
+
+
+def _held_shares(config: Config) -> dict[str, HeldShare]:
+    return {
+        name: HeldShare(policy.target_strong_share, policy.threshold)
+        for name, policy in config.policies.items()
+        if isinstance(policy, RouteLLMPolicy) and policy.target_strong_share is not None
+    }

@@ -39,6 +39,8 @@ def fields_of(record: Record) -> dict[str, Any]:
             "model": routed.selection.target.model,
             "reason": routed.selection.reason,
             "decision_ms": _ms(routed.decision_seconds),
+            "win_rate": decision.win_rate if decision else None,
+            "threshold": routed.selection.threshold,
             "score": max(decision.scores, default=None) if decision else None,
             "tokens_read": decision.tokens_read if decision else None,
             "tokens_in_prompt": decision.tokens_in_prompt if decision else None,

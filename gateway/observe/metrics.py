@@ -1,10 +1,12 @@
 """Prometheus metrics. Labels are names out of the configuration and Triton's labels: never a client's text."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.chat import Routed
+from gateway.config import RouteLLMPolicy
 from gateway.record import Record
 
 # A GPU decides in a few milliseconds, two CPU cores in tens; the default deadline is one second.
@@ -28,6 +30,24 @@ class Metrics:
             "llm_router_routed_total",
             "Requests for which a model was chosen.",
             ("policy", "label", "model", "reason"),
+            registry=self.registry,
+        )
+        self.routellm = Counter(
+            "llm_router_routellm_total",
+            "Decisions by RouteLLM's routers.",
+            ("policy", "router", "routed", "model"),
+            registry=self.registry,
+        )
+        self.threshold = Gauge(
+            "llm_router_routellm_threshold",
+            "Of a policy that holds a share of strong calls: the last threshold.",
+            ("policy",),
+            registry=self.registry,
+        )
+        self.strong_share = Gauge(
+            "llm_router_routellm_strong_share",
+            "Of a policy that holds it: the share of strong calls among its last thousand requests.",
+            ("policy",),
             registry=self.registry,
         )
         self.decision_seconds = Histogram(
@@ -65,8 +85,18 @@ class Metrics:
         # A model that the client named itself could be anything.
         model = "" if selection.reason == "passthrough" else selection.target.model
         self.routed.labels(policy, selection.label or "", model, selection.reason).inc()
+        self._count_routellm(routed)
         if routed.decision_seconds is not None:
             self.decision_seconds.labels(policy).observe(routed.decision_seconds)
+
+    def _count_routellm(self, routed: Routed) -> None:
+        policy, selection = routed.policy, routed.selection
+        if not isinstance(policy, RouteLLMPolicy) or selection.threshold is None:
+            return  # not one of theirs, or nothing was decided
+        self.routellm.labels(policy.name, policy.router, selection.label, selection.target.model).inc()
+        if routed.strong_share is not None:
+            self.threshold.labels(policy.name).set(selection.threshold)
+            self.strong_share.labels(policy.name).set(routed.strong_share)
 
     async def endpoint(self, request: Request) -> Response:
         """`GET /metrics`."""

@@ -43,18 +43,19 @@ class Answers:
 
 
 @contextmanager
-def reach(target: str) -> Iterator[InferenceServerClient]:
-    """The Triton at host:port, once it says that it serves the ensemble.
+def reach(target: str, model: str | None = None) -> Iterator[InferenceServerClient]:
+    """The Triton at host:port, once it says that it serves `model`, by default the ensemble.
 
     Raises TritonError: it can't be reached, or does not serve it.
     """
+    model = model or MODEL
     with InferenceServerClient(target, channel_args=_CHANNEL_ARGUMENTS) as client:
         try:
-            ready = client.is_model_ready(MODEL, client_timeout=_READY_SECONDS)
+            ready = client.is_model_ready(model, client_timeout=_READY_SECONDS)
         except InferenceServerException as error:
             raise TritonError(f"no Triton answers at {target} ({_one_line(error)})") from None
         if not ready:
-            raise TritonError(f"the Triton at {target} does not serve {MODEL}")
+            raise TritonError(f"the Triton at {target} does not serve {model}")
         yield client
 
 
@@ -63,42 +64,58 @@ def ask(client: InferenceServerClient, texts: Sequence[str], labels: Mapping[str
 
     Raises TritonError: a request failed, an answer does not fit `labels`, or the network changed meanwhile.
     """
-    # Neighbours of similar length waste little on padding.
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     index = {head: np.empty(len(texts), dtype=np.int64) for head in labels}
     scores = {head: np.empty((len(texts), len(names))) for head, names in labels.items()}
     checkpoints: set[str] = set()
-    with tqdm(total=len(texts), unit="row", desc="asking", disable=None) as progress:
+    names = [f"{head}_{kind}" for head in labels for kind in ("label", "scores")] + ["checkpoint"]
+    for rows in batches(texts, "asking"):
+        outputs = infer(client, MODEL, [texts[row] for row in rows], names)
+        for head, known in labels.items():
+            index[head][rows] = _index(outputs[f"{head}_label"], known, head)
+            scores[head][rows] = _scores(outputs[f"{head}_scores"], len(known), head)
+        checkpoints.update(decode(outputs["checkpoint"]))
+    heads = {head: HeadAnswers(index[head], scores[head]) for head in labels}
+    return Answers(the_only(checkpoints), heads)
+
+
+def batches(texts: Sequence[str], verb: str) -> Iterator[list[int]]:
+    """The numbers of all texts, as many at a time as one request holds, behind a progress bar that says `verb`.
+
+    Neighbours are of similar length, which wastes little on padding.
+    """
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    with tqdm(total=len(texts), unit="row", desc=verb, disable=None) as progress:
         for start in range(0, len(texts), _BATCH):
             rows = order[start : start + _BATCH]
-            outputs = _infer(client, [texts[row] for row in rows], list(labels))
-            for head, names in labels.items():
-                index[head][rows] = _index(outputs[f"{head}_label"], names, head)
-                scores[head][rows] = _scores(outputs[f"{head}_scores"], len(names), head)
-            checkpoints.update(_decode(outputs["checkpoint"]))
+            yield rows
             progress.update(len(rows))
+
+
+def the_only(checkpoints: set[str]) -> str:
+    """The checkpoint of at least one answer. Raises TritonError: several gave answers."""
     if len(checkpoints) > 1:
         raise TritonError(f"the network changed while it was asked: {', '.join(sorted(checkpoints))}")
-    heads = {head: HeadAnswers(index[head], scores[head]) for head in labels}
-    return Answers(checkpoints.pop(), heads)
+    return checkpoints.pop()
 
 
-def _infer(client: InferenceServerClient, texts: Sequence[str], heads: Sequence[str]) -> dict[str, NDArray[Any]]:
+def infer(
+    client: InferenceServerClient, model: str, texts: Sequence[str], names: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """The outputs `names` [texts, width] of `model`. Raises TritonError: the request failed."""
     prompts = InferInput("INPUT", [len(texts), 1], "BYTES")
     # A lone surrogate, which JSON can carry, has no UTF-8: it becomes a question mark, as in the gateway.
     encoded = [[text.encode(errors="replace")] for text in texts]
     prompts.set_data_from_numpy(np.array(encoded, dtype=np.object_))
-    names = [f"{head}_{kind}" for head in heads for kind in ("label", "scores")] + ["checkpoint"]
     wanted = [InferRequestedOutput(name) for name in names]
     try:
-        result = client.infer(MODEL, [prompts], outputs=wanted, client_timeout=_BATCH_SECONDS)
+        result = client.infer(model, [prompts], outputs=wanted, client_timeout=_BATCH_SECONDS)
     except InferenceServerException as error:
         raise TritonError(f"Triton could not classify {len(texts)} prompts ({_one_line(error)})") from None
     return {name: result.as_numpy(name) for name in names}
 
 
 def _index(answered: NDArray[Any], labels: Sequence[str], head: str) -> list[int]:
-    texts = _decode(answered)
+    texts = decode(answered)
     strange = [text for text in texts if text not in labels]
     if strange:
         raise TritonError(f"Triton answered {strange[0]!r}, which is no {head} label of this project")
@@ -111,7 +128,8 @@ def _scores(answered: NDArray[Any], count: int, head: str) -> NDArray[Any]:
     return answered
 
 
-def _decode(answered: NDArray[Any]) -> list[str]:
+def decode(answered: NDArray[Any]) -> list[str]:
+    """The texts of a BYTES output [N, 1]."""
     return [value.decode() for value in answered[:, 0]]
 
 

@@ -1,4 +1,4 @@
-"""A head's confusion matrix and reliability diagram as PNG files. The only module that needs matplotlib."""
+"""Confusion matrices, reliability diagrams and cost-quality curves as PNG files. Nothing else needs matplotlib."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from scripts.evaluating.pairs import PairEvaluation
 from scripts.evaluating.report import HeadReport
 
 _DPI = 110
@@ -52,6 +53,30 @@ def draw_reliability(report: HeadReport, title: str, file: Path) -> None:
     lower.bar_label(bars, fontsize=8, padding=1)
     lower.margins(y=0.2)
     lower.set(xlabel="confidence (highest score)", ylabel="rows")
+    _save(figure, file)
+
+
+def draw_cost_quality(evaluation: PairEvaluation, file: Path) -> None:
+    """For all rows and each source: quality against the share of strong calls, beside what chance would give."""
+    groups = {"all": evaluation.all, **evaluation.sources}
+    across = min(3, len(groups))
+    down = -(-len(groups) // across)
+    figure = Figure(figsize=(5.2 * across, 1 + 4.2 * down), layout="constrained")
+    figure.suptitle(f"{evaluation.router}: {evaluation.checkpoint}")
+    grid = figure.subplots(down, across, squeeze=False).flatten()
+    for axes in grid[len(groups) :]:
+        axes.remove()
+    for axes, (name, summary) in zip(grid, groups.items(), strict=False):
+        axes.plot(summary.curve.shares, summary.curve.quality, color="tab:blue", label=evaluation.router)
+        axes.plot((0, 1), (summary.weak, summary.strong), linestyle="--", color="grey", label="random")
+        for share, each in (summary.cpt or {}).items():
+            level = summary.weak + share * (summary.strong - summary.weak)
+            axes.plot(each.value, level, marker="o", linestyle="none", label=f"CPT({share:.0%}) {each.value:.3f}")
+        figures = "" if summary.apgr is None else f", APGR {summary.apgr}"
+        axes.set(xlabel="share of strong calls", ylabel="right answers", title=f"{name}: {summary.rows} rows{figures}")
+        axes.title.set_fontsize(10)
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right", fontsize=8)
     _save(figure, file)
 
 

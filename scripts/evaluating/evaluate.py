@@ -1,8 +1,10 @@
-"""Measures the classifier that a running Triton serves: asks it for every labelled prompt, and says how often, and how
-surely, it was right, by head (task, complexity), source and label.
+"""Measures the classifier or the RouteLLM router that a running Triton serves, on prompts, one JSON object a line with
+text, source and more.
 
-A file's folder says what it holds, one JSON object a line with text, source and: in task/ and complexity/ a label, in
-labelled/ a task and a complexity.
+Labelled prompts measure the classifier, by head (task, complexity), source and label: how often, and how surely, it was
+right. Their file's folder says what it holds: in task/ and complexity/ rows have a label, in labelled/ a task and a
+complexity. Strong/weak data measure a router, by source: rows have strong and weak, 1 when that model's answer to the
+prompt is right, else 0.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from typing import Any
 from classifiers.checkpoint import UNKNOWN
 from gateway.labels import known_labels
 from scripts.evaluating.ask import TritonError, ask, reach
+from scripts.evaluating.pairs import PairEvaluation, are_pairs, evaluate_pairs
 from scripts.evaluating.report import HeadReport, format_reports, report_heads
+from scripts.evaluating.score import ROUTERS
 from scripts.training.data import DataError, Labels, Row, file_hashes, read_rows
 
 _FOLDERS = ("task", "complexity", "labelled")
+_KINDS = ("confusion", "reliability")
 
 
 @dataclass(frozen=True)
@@ -43,19 +48,23 @@ class Evaluation:
         }
         return json.dumps(value, indent=2, allow_nan=False)
 
+    def as_text(self) -> str:
+        files = "\n".join(f"{digest}  {path}" for path, digest in self.files.items())
+        return f"{self.checkpoint}, {self.rows} rows\n{files}\n\n{format_reports(self.heads)}"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0; 2 when an argument or the data is wrong; 1 when Triton or writing fails."""
     options = parser().parse_args(arguments)
     try:
-        evaluation = evaluate(options.data, options.triton, options.out)
+        evaluation = evaluate(options.data, options.triton, options.out, options.router)
     except (DataError, TritonError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2 if isinstance(error, DataError) else 1
     except KeyboardInterrupt:
         print("evaluate: interrupted", file=sys.stderr)
         return 130
-    print(evaluation.as_json() if options.json else format_evaluation(evaluation))
+    print(evaluation.as_json() if options.json else evaluation.as_text())
     return 0
 
 
@@ -70,10 +79,16 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="labelled prompts (JSONL), in a folder called task, complexity or labelled",
+        help="labelled prompts (JSONL), in a folder called task, complexity or labelled; or strong/weak data",
     )
     root.add_argument(
         "--triton", type=read_target, required=True, metavar="HOST:PORT", help="gRPC endpoint of the Triton to measure"
+    )
+    root.add_argument(
+        "--router",
+        choices=ROUTERS,
+        default="mf",
+        help="the router that strong/weak data measure (default: %(default)s)",
     )
     root.add_argument(
         "--out", type=Path, metavar="DIR", help="folder to write report.json and the PNG figures to; made if missing"
@@ -90,8 +105,15 @@ def read_target(value: str) -> str:
     return value
 
 
-def evaluate(data: Sequence[Path], target: str, out: Path | None) -> Evaluation:
+def evaluate(data: Sequence[Path], target: str, out: Path | None, router: str) -> Evaluation | PairEvaluation:
     """Raises DataError before anything is asked, TritonError, and OSError when `out` can't be written."""
+    measured = evaluate_pairs(data, target, router, out) if are_pairs(data) else evaluate_labelled(data, target, out)
+    if out is not None:
+        write(measured, out)
+    return measured
+
+
+def evaluate_labelled(data: Sequence[Path], target: str, out: Path | None) -> Evaluation:
     labels = served_labels()
     rows = read_files(data, labels)
     with reach(target) as client:
@@ -100,10 +122,7 @@ def evaluate(data: Sequence[Path], target: str, out: Path | None) -> Evaluation:
         answers = ask(client, [row.text for row in rows], labels)
     files = dict(file_hashes(Path(), map(str, data)))
     heads = report_heads(rows, answers.heads, labels)
-    evaluation = Evaluation(answers.checkpoint, len(rows), files, heads)
-    if out is not None:
-        write(evaluation, out)
-    return evaluation
+    return Evaluation(answers.checkpoint, len(rows), files, heads)
 
 
 def served_labels() -> dict[str, tuple[str, ...]]:
@@ -135,22 +154,21 @@ def read_files(paths: Sequence[Path], labels: dict[str, tuple[str, ...]]) -> lis
     return rows
 
 
-def format_evaluation(evaluation: Evaluation) -> str:
-    files = "\n".join(f"{digest}  {path}" for path, digest in evaluation.files.items())
-    return f"{evaluation.checkpoint}, {evaluation.rows} rows\n{files}\n\n{format_reports(evaluation.heads)}"
-
-
-def write(evaluation: Evaluation, folder: Path) -> None:
-    """report.json, and for each head its confusion matrix and, where the scores are probabilities, its reliability.
+def write(evaluation: Evaluation | PairEvaluation, folder: Path) -> None:
+    """report.json; and for each head its confusion matrix and, where the scores are probabilities, its reliability, or
+    for a router its cost-quality curves.
 
     What an earlier run drew goes: a picture never stands beside another run's report.
     """
-    from scripts.evaluating.draw import draw_confusion, draw_reliability
+    from scripts.evaluating.draw import draw_confusion, draw_cost_quality, draw_reliability
 
-    for head in served_labels():
-        for kind in ("confusion", "reliability"):
-            (folder / f"{kind}-{head}.png").unlink(missing_ok=True)
+    curves = folder / "cost-quality.png"
+    for path in (*(folder / f"{kind}-{head}.png" for kind in _KINDS for head in served_labels()), curves):
+        path.unlink(missing_ok=True)
     (folder / "report.json").write_text(evaluation.as_json() + "\n", encoding="utf-8")
+    if isinstance(evaluation, PairEvaluation):
+        draw_cost_quality(evaluation, curves)
+        return
     for head, report in evaluation.heads.items():
         title = f"{head}: {report.all.rows} rows, accuracy {report.all.accuracy:.3f}"
         draw_confusion(report, f"{title}\n{evaluation.checkpoint}", folder / f"confusion-{head}.png")

@@ -80,7 +80,11 @@ def report_heads(
 
 def source_of(row: Row) -> str:
     """The data set's name: what stands before the first colon (`labelled` for rows of labelled/)."""
-    return row.source.split(":", 1)[0]
+    return source_name(row.source)
+
+
+def source_name(source: str) -> str:
+    return source.split(":", 1)[0]
 
 
 def report_head(
@@ -158,22 +162,22 @@ def format_reports(reports: Mapping[str, HeadReport]) -> str:
     ]
     return "\n\n".join(
         (
-            _table(("head", "source", "rows", "accuracy", "macro F1", "ECE", "Unknown"), summaries),
-            _table(("head", "label", "rows", "answered", "precision", "recall", "F1"), labels),
+            table(("head", "source", "rows", "accuracy", "macro F1", "ECE", "Unknown"), summaries),
+            table(("head", "label", "rows", "answered", "precision", "recall", "F1"), labels),
         )
     )
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str | int | float | None]]) -> str:
-    """Names to the left, numbers to the right."""
+def table(header: Sequence[str], rows: Iterable[Sequence[str | int | float | None]], names: int = 2) -> str:
+    """A Markdown table that a terminal shows aligned: `names` columns of names to the left, numbers to the right."""
     lines = [list(header), *([_cell(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    rule = ["-" * width if at < 2 else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
+    rule = ["-" * width if at < names else "-" * (width - 1) + ":" for at, width in enumerate(widths)]
     lines.insert(1, rule)
     return "\n".join(
         "| "
         + " | ".join(
-            cell.ljust(width) if at < 2 else cell.rjust(width)
+            cell.ljust(width) if at < names else cell.rjust(width)
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         + " |"

@@ -17,16 +17,16 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from scripts.fetching.manifest import Model
+from scripts.fetching.manifest import Repository
 
 
 class FetchError(Exception):
     """One line for the person who ran the command."""
 
 
-def explain_hub(error: Exception, model: Model, file: str) -> str:
+def explain_hub(error: Exception, repository: Repository, file: str) -> str:
     """What a failure of the hub's client means."""
-    what = f"{file} of {model.repository} at revision {model.revision}"
+    what = f"{file} of {repository.name} at revision {repository.revision}"
     hub = constants.ENDPOINT
     if isinstance(error, OfflineModeIsEnabled):
         return (
@@ -34,11 +34,11 @@ def explain_hub(error: Exception, model: Model, file: str) -> str:
             "or bring a copy with --from DIR"
         )
     if isinstance(error, RevisionNotFoundError):
-        return f"{hub} knows no revision {model.revision} of {model.repository}: update this project, which pins it"
+        return f"{hub} knows no revision {repository.revision} of {repository.name}: update this project, which pins it"
     if isinstance(error, RemoteEntryNotFoundError):
         return f"{hub} has no {what}: check HF_ENDPOINT, or bring a copy with --from DIR"
     if isinstance(error, HfHubHTTPError):
-        return explain_status(error, hub, model)
+        return explain_status(error, hub, repository)
     if isinstance(error, FileMetadataError):
         return f"{hub} does not answer as a hub does ({error}): check HF_ENDPOINT and any proxy"
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
@@ -46,13 +46,13 @@ def explain_hub(error: Exception, model: Model, file: str) -> str:
     return f"the connection to {hub} broke while {file} was fetched ({type(error).__name__}): run the command again"
 
 
-def explain_status(error: HfHubHTTPError, hub: str, model: Model) -> str:
+def explain_status(error: HfHubHTTPError, hub: str, repository: Repository) -> str:
     status = error.response.status_code
     if isinstance(error, RepositoryNotFoundError) or status in (401, 403):
-        return f"{hub} refuses {model.repository} (HTTP {status}): set HF_TOKEN to a token that may read it"
+        return f"{hub} refuses {repository.name} (HTTP {status}): set HF_TOKEN to a token that may read it"
     if status == 429 or status >= 500:
         return f"{hub} cannot answer now (HTTP {status}): run the command again later"
-    return f"{hub} answers HTTP {status} for {model.repository}: check HF_ENDPOINT and any proxy"
+    return f"{hub} answers HTTP {status} for {repository.name}: check HF_ENDPOINT and any proxy"
 
 
 def explain_disk(error: OSError, folder: Path) -> str:

@@ -25,8 +25,7 @@ class Outcome:
     """What a run did, as --json prints it."""
 
     model: str
-    repository: str
-    revision: str
+    revisions: dict[str, str]
     folder: str
     files: dict[str, Held]
     fetched: list[str]
@@ -54,14 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    models = [f"{model.name}: {model.repository}, {model.licence}" for model in MODELS.values()]
+    models = []
+    for model in MODELS.values():
+        models += [f"{model.name}: {', '.join(each.name for each in model.repositories)}", f"  {model.licence}"]
     root = argparse.ArgumentParser(
         prog="scripts/fetch_models",
-        description="Brings a published classifier into models/, checks it, and says how to put it into service.",
+        description="Brings published classifiers and routers into models/, checks them, and says how to put them into "
+        "service.",
         epilog="\n".join([*models, ENVIRONMENT]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    root.add_argument("model", nargs="?", choices=MODELS, default="nvidia", help="default: nvidia")
+    root.add_argument(
+        "model",
+        nargs="?",
+        choices=MODELS,
+        default="nvidia",
+        metavar="MODEL",
+        help="one of those below; default: nvidia",
+    )
     root.add_argument("--into", type=Path, metavar="DIR", help="default: models/OWNER/NAME in the project's folder")
     ways = root.add_mutually_exclusive_group()
     ways.add_argument(
@@ -79,18 +88,19 @@ def run(model: Model, folder: Path, options: argparse.Namespace) -> Outcome:
     else:
         fetched = fetch(model, folder, options.source)
     record = read_record(folder)
-    files = dict(record.files) if record else {}
+    revisions, files = (dict(record.revisions), dict(record.files)) if record else ({}, {})
     serve = f"{model.variable}={shlex.quote(str(folder))} scripts/serve"
-    return Outcome(model.name, model.repository, model.revision, str(folder), files, fetched, serve)
+    return Outcome(model.name, revisions, str(folder), files, fetched, serve)
 
 
 def report(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         print(json.dumps(asdict(outcome), indent=2))
         return
+    width = max(map(len, outcome.files), default=0)
     for name, held in outcome.files.items():
         state = "fetched" if name in outcome.fetched else "whole"
-        print(f"{name:<20} {held.size:>12,} bytes  sha256 {held.sha256}  {state}")
+        print(f"{name:<{width}} {held.size:>12,} bytes  sha256 {held.sha256}  {state}")
     print(outcome.serve)
 
 

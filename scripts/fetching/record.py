@@ -33,12 +33,17 @@ class Expected:
 
 @dataclass(frozen=True)
 class Record:
-    repository: str
-    revision: str
+    """`revisions`: of each repository, by its name."""
+
+    revisions: Mapping[str, str]
     files: Mapping[str, Held]
 
     def is_of(self, model: Model) -> bool:
-        return (self.repository, self.revision) == (model.repository, model.revision)
+        return all(
+            repository.name in self.revisions
+            and (not repository.is_pinned or self.revisions[repository.name] == repository.revision)
+            for repository in model.repositories
+        )
 
 
 def read_record(folder: Path) -> Record | None:
@@ -46,7 +51,7 @@ def read_record(folder: Path) -> Record | None:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files = {name: Held(int(file["size"]), str(file["sha256"])) for name, file in record["files"].items()}
-        return Record(str(record["repository"]), str(record["revision"]), files)
+        return Record({str(name): str(revision) for name, revision in record["revisions"].items()}, files)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -62,10 +67,10 @@ def faults(model: Model, folder: Path) -> dict[str, str]:
     record = read_record(folder)
     recorded = record.files if record and record.is_of(model) else {}
     found = {}
-    for name, pinned in model.files.items():
+    for name, file in model.files.items():
         held = recorded.get(name)
         wrong = fault(folder / name, Expected(held.size, held.sha256)) if held else "was not fetched"
-        wrong = wrong or fault(folder / name, Expected(digest=pinned))
+        wrong = wrong or fault(folder / name, Expected(digest=file.sha256))
         if wrong:
             found[name] = wrong
     return found

@@ -6,45 +6,82 @@ Each function puts one file into the staging folder and returns what it should b
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.file_download import HfFileMetadata
 from tqdm import tqdm
 
 from scripts.fetching.errors import FetchError, explain_hub
-from scripts.fetching.manifest import Model
+from scripts.fetching.manifest import File, Model, Repository
 from scripts.fetching.record import Expected, as_digest, fault, read_record
 
 
-def bring_from_hub(model: Model, name: str, staging: Path) -> Expected:
-    """A revision never changes: what the cache holds of it needs no network, unless it is damaged."""
-    cached = try_to_load_from_cache(model.repository, name, revision=model.revision)
+def at_commit(repository: Repository) -> Repository:
+    """The repository at the commit that its branch has now: files of different commits need not fit together.
+
+    Offline the branch stays: the cache knows one commit of it.
+    """
+    if repository.is_pinned or constants.is_offline_mode():
+        return repository
+    commit = hub_metadata(repository, next(iter(repository.files))).commit_hash
+    return replace(repository, revision=commit) if commit else repository
+
+
+def bring_from_hub(file: File, staging: Path) -> Expected:
+    """A commit never changes: what the cache holds of it needs no network, unless it is damaged."""
+    repository = file.repository
+    staged = staging / repository.into / file.path
+    cached = try_to_load_from_cache(repository.name, file.path, revision=repository.revision, repo_type=repository.kind)
     if isinstance(cached, str) and not fault(Path(cached), expected_of_copy(Path(cached))):
-        copy(Path(cached), staging / name)
+        copy(Path(cached), staged)
         return expected_of_copy(Path(cached))
-    try:
-        return download(model, name, staging)
-    except OSError as error:
-        if error.errno is not None and not isinstance(error, HfHubHTTPError | OfflineModeIsEnabled):
-            raise  # the file system's, not the hub's
-        raise FetchError(explain_hub(error, model, name)) from error
-    except (httpx2.HTTPError, RuntimeError) as error:
-        raise FetchError(explain_hub(error, model, name)) from error
-
-
-def download(model: Model, name: str, staging: Path) -> Expected:
-    """Takes up a broken connection where it broke (the hub's client does), and keeps what an earlier run finished."""
-    metadata = get_hf_file_metadata(hf_hub_url(model.repository, name, revision=model.revision))
+    metadata = hub_metadata(repository, file.path)
     expected = Expected(metadata.size, as_digest(metadata.etag))
-    staged = staging / name
     if expected.digest is None or fault(staged, expected):
         staged.unlink(missing_ok=True)
         check_space(staging, metadata.size or 0)
-        # Forced: else it would take a damaged file of the cache after all.
-        hf_hub_download(model.repository, name, revision=model.revision, local_dir=staging, force_download=True)
+        download(file, staging)
     return expected
+
+
+def hub_metadata(repository: Repository, path: str) -> HfFileMetadata:
+    """What the hub says of a file."""
+    url = hf_hub_url(repository.name, path, repo_type=repository.kind, revision=repository.revision)
+    with hub_explained(repository, path):
+        return get_hf_file_metadata(url)
+
+
+def download(file: File, staging: Path) -> None:
+    """Takes up a broken connection where it broke (the hub's client does)."""
+    repository = file.repository
+    with hub_explained(repository, file.path):
+        hf_hub_download(
+            repository.name,
+            file.path,
+            repo_type=repository.kind,
+            revision=repository.revision,
+            local_dir=staging / repository.into,
+            force_download=True,  # else it would take a damaged file of the cache after all
+        )
+
+
+@contextmanager
+def hub_explained(repository: Repository, path: str) -> Iterator[None]:
+    """Turns what the hub's client raises into a FetchError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and not isinstance(error, HfHubHTTPError | OfflineModeIsEnabled):
+            raise  # the file system's, not the hub's
+        raise FetchError(explain_hub(error, repository, path)) from error
+    except (httpx2.HTTPError, RuntimeError) as error:
+        raise FetchError(explain_hub(error, repository, path)) from error
 
 
 def check_source(model: Model, source: Path) -> None:
@@ -52,14 +89,18 @@ def check_source(model: Model, source: Path) -> None:
     missing = [name for name in model.files if not (source / name).is_file()]
     if missing:
         raise FetchError(
-            f"{source} holds no {', '.join(missing)}: --from wants a folder laid out like {model.repository}"
+            f"{source} holds no {', '.join(missing)}: --from wants a folder laid out like models/{model.folder}"
         )
     record = read_record(source)
     if record and not record.is_of(model):
         raise FetchError(
-            f"{source} holds {record.repository} at revision {record.revision}: "
-            f"bring a copy of {model.repository} at revision {model.revision}"
+            f"{source} holds {at_revisions(record.revisions)}: "
+            f"bring a copy of {at_revisions({each.name: each.revision for each in model.repositories})}"
         )
+
+
+def at_revisions(revisions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} at revision {revision}" for name, revision in revisions.items())
 
 
 def bring_from_folder(name: str, staging: Path, source: Path) -> Expected:

@@ -1,40 +1,54 @@
-"""A demo Dynamo: the real frontend and one mocker, an engine that answers with nonsense tokens, per model.
+"""Dynamo on one machine: the real frontend and a worker for each model, without etcd and NATS.
 
-Neither GPU nor weights, etcd or NATS are needed.
+The demo's workers are mockers, engines that answer with nonsense tokens and need neither GPU nor weights.
 """
 
 import itertools
 import json
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from scripts.local.process import Process, StartError, fetch, wait_until
+from scripts.local.process import Process, StartError, fetch, require_running, wait_until
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 _SPECIAL_TOKENS = ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
+_DISCOVERY = ("--discovery-backend", "file")
 _VOCABULARY_SIZE = 4096  # the mocker draws its tokens at random from ids in the low thousands
 
 
-class DemoDynamo:
-    """Frontend and mockers on loopback; models are served under the names given.
+@dataclass(frozen=True)
+class Command:
+    """What one process runs, and what it has in its environment besides this one's."""
 
-    `speedup` scales the simulated engine: 1.0 answers at about a GPU's pace.
-    """
+    name: str
+    words: tuple[str, ...]
+    environ: Mapping[str, str]
 
-    def __init__(self, port: int, models: Iterable[str], folder: Path, speedup: float = 1.0) -> None:
+    def shell(self) -> str:
+        """As a person would type it."""
+        assignments = [f"{name}={shlex.quote(value)}" for name, value in self.environ.items()]
+        return " \\\n  ".join([*assignments, shlex.join(self.words)])
+
+
+class Dynamo:
+    """The frontend and one worker for each model, on loopback; they find each other through files under `folder`."""
+
+    def __init__(self, port: int, frontend: Command, workers: Mapping[str, Command], folder: Path) -> None:
         self.port = port
-        self.models = tuple(dict.fromkeys(models))
-        self._folder = folder
-        self._speedup = speedup
+        self.models = tuple(workers)
+        self.commands = (frontend, *workers.values())
         self.processes: list[Process] = []
+        self._folder = folder
 
     @property
     def url(self) -> str:
@@ -42,30 +56,14 @@ class DemoDynamo:
 
     def start(self) -> None:
         """Start all processes; `wait` then waits for them."""
-        cache, discovery, sockets = self._folder / "hub", self._folder / "discovery", self._folder / "sockets"
+        discovery = _discovery(self._folder)
         if discovery.exists():  # what an earlier run registered is gone
             for path in sorted(discovery.rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
         discovery.mkdir(parents=True, exist_ok=True)
-        for model in self.models:
-            write_model_files(cache, model)
-        environ = os.environ | {
-            "DYN_FILE_KV": str(discovery),
-            "DYN_TCP_RPC_HOST": "127.0.0.1",
-            "DYN_TCP_RESPONSE_STREAM_HOST": "lo",  # an interface, not an address
-            # Without a broker each mocker publishes its cache events on 0.0.0.0. Nobody subscribes to them here
-            # (the frontend deals requests out in turn), so they go to a broker that does not exist.
-            "DYN_ZMQ_BROKER_URL": f"xsub=ipc://{sockets}/xsub , xpub=ipc://{sockets}/xpub",
-            "HF_HUB_CACHE": str(cache),
-            "HF_HUB_OFFLINE": "1",
-        }
-        common = ["--discovery-backend", "file"]
-        frontend = ["-m", "dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(self.port), *common]
-        self._spawn("dynamo-frontend", frontend, environ)
-        for index, model in enumerate(self.models):
-            # An endpoint of its own for each model: two models on one endpoint are silently mixed.
-            mocker = ["-m", "dynamo.mocker", "--model-path", model, "--endpoint", f"dyn://dynamo.model{index}.generate"]
-            self._spawn(f"dynamo-{model}", [*mocker, "--speedup-ratio", str(self._speedup), *common], environ)
+        for command in self.commands:
+            log = self._folder / "logs" / (re.sub(r"[^\w.-]", "_", command.name) + ".log")
+            self.processes.append(Process(command.name, command.words, os.environ | command.environ, log))
 
     def wait(self, seconds: float = 180.0) -> None:
         """Until each model has answered one request: being listed comes earlier than being routable.
@@ -80,13 +78,8 @@ class DemoDynamo:
             process.stop(grace=5)
         self.processes.clear()
 
-    def _spawn(self, name: str, arguments: list[str], environ: dict[str, str]) -> None:
-        log = self._folder / "logs" / (re.sub(r"[^\w.-]", "_", name) + ".log")
-        self.processes.append(Process(name, [sys.executable, *arguments], environ, log))
-
     def _answers(self, model: str) -> bool:
-        if self.processes[0].exit_code is not None:
-            raise StartError(f"dynamo-frontend ended:\n{self.processes[0].last_lines()}")
+        require_running(self.processes)
         if model not in self._listed():
             return False
         body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
@@ -95,6 +88,66 @@ class DemoDynamo:
     def _listed(self) -> list[str]:
         answer = fetch(f"{self.url}/v1/models", 10)
         return [model["id"] for model in json.loads(answer)["data"]] if answer else []
+
+
+class DemoDynamo(Dynamo):
+    """A Dynamo of mockers, without GPU and weights.
+
+    `speedup` scales the simulated engine: 1.0 answers at about a GPU's pace.
+    """
+
+    def __init__(self, port: int, models: Iterable[str], folder: Path, speedup: float = 1.0) -> None:
+        self._hub = folder / "hub"
+        environ = {"HF_HUB_CACHE": str(self._hub), "HF_HUB_OFFLINE": "1"}
+        mockers = {}
+        for index, model in enumerate(dict.fromkeys(models)):
+            words = ["--model-path", model, "--speedup-ratio", str(speedup)]
+            name, component = f"dynamo-{model}", f"model{index}"
+            mockers[model] = worker_command(name, "dynamo.mocker", component, words, folder, environ)
+        super().__init__(port, frontend_command(port, folder, environ), mockers, folder)
+
+    def start(self) -> None:
+        for model in self.models:
+            write_model_files(self._hub, model)
+        super().start()
+
+
+def frontend_command(port: int, folder: Path, environ: Mapping[str, str], python: str = sys.executable) -> Command:
+    """Dynamo's OpenAI endpoint on loopback; `python` is one that has the package ai-dynamo."""
+    words = (python, "-m", "dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(port), *_DISCOVERY)
+    return Command("dynamo-frontend", words, {**_environ(folder), **environ})
+
+
+def worker_command(
+    name: str,
+    module: str,
+    component: str,
+    words: Iterable[str],
+    folder: Path,
+    environ: Mapping[str, str],
+    python: str = sys.executable,
+) -> Command:
+    """A worker on an endpoint of its own, named by `component`: two models on one endpoint are silently mixed."""
+    endpoint = f"dyn://dynamo.{component}.generate"
+    command = (python, "-m", module, *words, "--endpoint", endpoint, *_DISCOVERY)
+    return Command(name, command, {**_environ(folder), **environ})
+
+
+def _environ(folder: Path) -> dict[str, str]:
+    """How frontend and workers find each other: files under `folder`, and loopback."""
+    sockets = folder / "sockets"
+    return {
+        "DYN_FILE_KV": str(_discovery(folder)),
+        "DYN_TCP_RPC_HOST": "127.0.0.1",
+        "DYN_TCP_RESPONSE_STREAM_HOST": "lo",  # an interface, not an address
+        # Without a broker each worker publishes its cache events on 0.0.0.0. Nobody subscribes to them here (the
+        # frontend deals requests out in turn), so they go to a broker that does not exist.
+        "DYN_ZMQ_BROKER_URL": f"xsub=ipc://{sockets}/xsub , xpub=ipc://{sockets}/xpub",
+    }
+
+
+def _discovery(folder: Path) -> Path:
+    return folder / "discovery"
 
 
 def write_model_files(cache: Path, model: str) -> None:

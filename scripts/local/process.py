@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -85,11 +85,17 @@ def wait_until(ready: Callable[[], bool], process: Process, seconds: float) -> N
     """
     deadline = time.monotonic() + seconds
     while not ready():
-        if process.exit_code is not None:
-            raise StartError(f"{process.name} ended with code {process.exit_code}:\n{process.last_lines()}")
+        require_running([process])
         if time.monotonic() > deadline:
             raise StartError(f"{process.name} was not ready after {seconds:.0f} s:\n{process.last_lines()}")
         time.sleep(0.1)
+
+
+def require_running(processes: Iterable[Process]) -> None:
+    """Raises StartError, with its last lines, when one of them has ended."""
+    for process in processes:
+        if process.exit_code is not None:
+            raise StartError(f"{process.name} ended with code {process.exit_code}:\n{process.last_lines()}")
 
 
 def require_free_port(host: str, port: int, owner: str) -> None:

@@ -8,14 +8,31 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import NoReturn
 
+import yaml
+
 from gateway.cli import port_number
-from gateway.config import Config, ConfigError, load_config
+from gateway.config import Config, ConfigError, load_config, read_yaml
 from scripts.local.dynamo import DemoDynamo
-from scripts.local.process import Process, StartError, fetch, lock_folder, require_free_port, wait_until
-from scripts.local.triton import ROOT, Triton
+from scripts.local.process import (
+    Process,
+    StartError,
+    fetch,
+    lock_folder,
+    require_free_port,
+    require_running,
+    wait_until,
+)
+from scripts.local.routellm import (
+    add_routellm_options,
+    check_routellm_options,
+    checkpoint_variable,
+    with_routellm_policy,
+)
+from scripts.local.triton import ROOT, Triton, models_with_weights
 
 _WATCH_SECONDS = 2.0
 _FAILURES_UNTIL_RESTART = 3
@@ -42,16 +59,32 @@ def parser() -> argparse.ArgumentParser:
         "a demo Dynamo whose engines answer with nonsense. Ctrl-C stops everything.",
     )
     add = root.add_argument
+    environ = os.environ
     add(
         "--config",
         type=Path,
-        default=ROOT / "deploy" / "router-config-dynamo.yaml",
         metavar="FILE",
-        help="the configuration file (default: deploy/router-config-dynamo.yaml)",
+        help="the configuration file (default: deploy/router-config-dynamo.yaml, or none with --strong-model)",
     )
-    add("--upstream", metavar="URL", help="Dynamo's frontend, instead of the demo (or DYNAMO_API_BASE)")
-    add("--host", default="127.0.0.1", help="address that the gateway listens on (default: %(default)s)")
-    add("--port", type=port_number, default=8084, help="the gateway's port (default: %(default)s)")
+    add(
+        "--upstream",
+        "--backend-url",
+        default=environ.get("ROUTELLM_BACKEND_URL"),
+        metavar="URL",
+        help="Dynamo's frontend, instead of the demo (or ROUTELLM_BACKEND_URL, DYNAMO_API_BASE)",
+    )
+    add(
+        "--host",
+        default=environ.get("ROUTELLM_HOST") or "127.0.0.1",
+        help="address that the gateway listens on (default: ROUTELLM_HOST, else 127.0.0.1)",
+    )
+    add(
+        "--port",
+        "--http-port",
+        type=port_number,
+        default=environ.get("ROUTELLM_PORT") or "8084",
+        help="the gateway's port (default: ROUTELLM_PORT, else 8084)",
+    )
     add(
         "--triton-port",
         type=_first_of_three,
@@ -73,6 +106,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where logs and the demo's files go (default: .local)",
     )
+    add_routellm_options(root)
     return root
 
 
@@ -84,7 +118,9 @@ def _first_of_three(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted. Returns 0 after Ctrl-C, 1 when something failed, 2 for a wrong configuration."""
-    options = parser().parse_args(arguments)
+    root = parser()
+    options = root.parse_args(arguments)
+    check_routellm_options(root, options)
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT, too: a shell's background jobs start with it ignored
         signal.signal(number, _interrupt)
     try:
@@ -103,11 +139,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
     demo_url = f"http://127.0.0.1:{options.dynamo_port}"
-    upstream = options.upstream or os.environ.get("DYNAMO_API_BASE") or demo_url
-    triton = Triton(options.triton_port, options.state / "triton")
-    environ = os.environ | {"DYNAMO_API_BASE": upstream, "TRITON_GRPC_URL": triton.grpc_url}
-    config = load_config(options.config, environ)
-    demo = DemoDynamo(options.dynamo_port, _models_at(config, demo_url), options.state / "dynamo")
+    given = options.upstream or os.environ.get("DYNAMO_API_BASE")
+    upstream = given or demo_url
+    environ = os.environ | checkpoint_variable(options)
+    triton = Triton(options.triton_port, options.state / "triton", models=models_with_weights(environ), environ=environ)
+    environ |= {"DYNAMO_API_BASE": upstream, "TRITON_GRPC_URL": triton.grpc_url}
+    config_file = _config_file(options, stack)
+    config = load_config(config_file, environ)
+    demo_models = [] if given else _models_at(config, demo_url)
+    demo = DemoDynamo(options.dynamo_port, demo_models, options.state / "dynamo")
     for warning in config.warnings:
         _say(f"warning: {warning}")
     _require_ports(options, bool(demo.models))
@@ -126,7 +166,7 @@ def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
     if demo.models:
         demo.wait()
         _say(f"demo Dynamo: ready after {time.monotonic() - start:.0f} s")
-    gateway = _start_gateway(options, environ)
+    gateway = _start_gateway(config_file, options, environ)
     stack.callback(gateway.stop)
     url = f"http://{_reachable(options.host)}:{options.port}"
     wait_until(lambda: fetch(f"{url}/health/ready", 10) is not None, gateway, _READY_SECONDS)
@@ -143,7 +183,12 @@ def _reachable(host: str) -> str:
 
 
 def _models_at(config: Config, base: str) -> list[str]:
-    return [llm.model for policy in config.policies.values() for llm in policy.llms if llm.api_base == base]
+    return [
+        upstream.model
+        for policy in config.policies.values()
+        for upstream in policy.upstreams.values()
+        if upstream.api_base == base
+    ]
 
 
 def _require_ports(options: argparse.Namespace, demo: bool) -> None:
@@ -154,8 +199,19 @@ def _require_ports(options: argparse.Namespace, demo: bool) -> None:
         require_free_port("127.0.0.1", options.dynamo_port, "the demo Dynamo")
 
 
-def _start_gateway(options: argparse.Namespace, environ: dict[str, str]) -> Process:
-    command = [sys.executable, "-m", "gateway", "serve", "--config", str(options.config)]
+def _config_file(options: argparse.Namespace, stack: ExitStack) -> Path:
+    """The file to serve with: the one given, the default one, or one written for --strong-model and --weak-model."""
+    if options.strong_model is None:
+        file: Path = options.config or ROOT / "deploy" / "router-config-dynamo.yaml"
+        return file
+    tree = with_routellm_policy(read_yaml(options.config) if options.config else {}, options)
+    written = Path(stack.enter_context(TemporaryDirectory(prefix="llm-router-"))) / "config.yaml"
+    written.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    return written
+
+
+def _start_gateway(config_file: Path, options: argparse.Namespace, environ: dict[str, str]) -> Process:
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(config_file)]
     command += ["--host", options.host, "--port", str(options.port)]
     return Process("gateway", command, environ, options.state / "gateway.log")
 
@@ -169,9 +225,7 @@ def _watch(triton: Triton, others: Sequence[Process]) -> NoReturn:
     while True:
         time.sleep(_WATCH_SECONDS)
         assert triton.process is not None
-        for process in (triton.process, *others):
-            if process.exit_code is not None:
-                raise StartError(f"{process.name} ended with code {process.exit_code}:\n{process.last_lines()}")
+        require_running([triton.process, *others])
         failures = 0 if triton.infers() else failures + 1
         if failures == _FAILURES_UNTIL_RESTART:
             _say("Triton: runs, but answers no inference; restarting it")

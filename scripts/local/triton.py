@@ -13,6 +13,12 @@ from scripts.local.process import Process, StartError, fetch, wait_until
 
 ROOT = Path(__file__).parents[2]
 ENSEMBLES = ("router_ensemble", "task_router_ensemble", "complexity_router_ensemble")  # each loads what it composes
+# Loaded besides when the environment names their weights; routellm_mf is a part of router_ensemble.
+_ROUTELLM_VARIABLES = {
+    "routellm_bert": "ROUTELLM_BERT_CHECKPOINT",
+    "routellm_causal_llm": "ROUTELLM_CAUSAL_LLM_CHECKPOINT",
+    "routellm_sw_ranking": "ROUTELLM_SW_RANKING_DATA",
+}
 _CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
 _INFER_SECONDS = 10.0
 
@@ -83,6 +89,11 @@ class Triton:
     def stop(self) -> None:
         if self.process is not None:
             self.process.stop(grace=15)
+
+
+def models_with_weights(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The ensembles, and RouteLLM's routers whose weights `environ` names."""
+    return (*ENSEMBLES, *(model for model, variable in _ROUTELLM_VARIABLES.items() if environ.get(variable)))
 
 
 def infer(http_url: str, seconds: float) -> bool:

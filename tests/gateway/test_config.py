@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from gateway.cli import main
-from gateway.config import Config, ConfigError, load_config
+from gateway.config import Config, ConfigError, Policy, RouteLLMPolicy, load_config
 from gateway.labels import known_labels
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +23,12 @@ def _load(tmp_path: Path, text: str, **environ: str) -> Config:
     return load_config(file, environ)
 
 
+def _policy_of(config: Config) -> Policy:
+    policy = config.default_policy
+    assert isinstance(policy, Policy)
+    return policy
+
+
 def _faults(tmp_path: Path, text: str, **environ: str) -> list[str]:
     with pytest.raises(ConfigError) as error:
         _load(tmp_path, text, **environ)
@@ -36,10 +42,11 @@ def test_default_configuration_routes_as_its_tables_say() -> None:
         assert not config.warnings
         assert config.default_policy.name == "task_router"
         for policy in config.policies.values():
+            assert isinstance(policy, Policy)
             assert [llm.name for llm in policy.llms] != []
             assert {llm.name for llm in policy.llms} == set(known_labels(policy.triton_model) or ())
             assert {llm.api_base for llm in policy.llms} == {"http://dynamo:8000"}
-    by_name = {llm.name: llm.model for llm in config.policies["task_router"].llms}
+    by_name = {llm.name: llm.model for llm in _policy_of(config).llms}
     assert by_name["Code Generation"] == "llama-3.3-nemotron-super-49b-v1"
     assert by_name["Unknown"] == "llama-3.1-8b-instruct"
 
@@ -54,7 +61,7 @@ def test_blueprint_file_with_notes_of_its_own(tmp_path: Path) -> None:
 def test_labels_by_name_in_any_order(tmp_path: Path) -> None:
     """Named after labels, order does not matter, and a label without llm goes to the fallback with a warning."""
     config = _load(tmp_path, "policies:\n" + _policy("p", [("Chatbot", "b"), ("Brainstorming", "a")]))
-    policy = config.default_policy
+    policy = _policy_of(config)
     by_label = policy.llms_by_label(known_labels("task_router_ensemble") or ())
     assert {label: llm.model for label, llm in by_label.items()} == {"Chatbot": "b", "Brainstorming": "a"}
     assert any("has no llm for Classification" in warning for warning in config.warnings)
@@ -64,7 +71,7 @@ def test_labels_by_position(tmp_path: Path) -> None:
     """With no name a label and as many llms as labels, position decides, as in the blueprint; it is warned of."""
     llms = [(f"llm{index}", f"m{index}") for index in range(7)]
     config = _load(tmp_path, "policies:\n" + _policy("p", llms, "complexity_router_ensemble"))
-    by_label = config.default_policy.llms_by_label(known_labels("complexity_router_ensemble") or ())
+    by_label = _policy_of(config).llms_by_label(known_labels("complexity_router_ensemble") or ())
     assert by_label["Creativity"].model == "m0" and by_label["Constraint"].model == "m6"
     assert any("taken in the labels' order" in warning for warning in config.warnings)
 
@@ -90,7 +97,7 @@ def test_labels_of_other_models_are_left_open(tmp_path: Path) -> None:
 def test_fallback(tmp_path: Path, extra: str, fallback: str) -> None:
     """The fallback is the llm named, else the one for the unclassified."""
     config = _load(tmp_path, "policies:\n" + _policy("p", [("Chatbot", "a"), ("Unknown", "b")], extra=extra))
-    assert config.default_policy.fallback_llm.name == fallback
+    assert _policy_of(config).fallback_llm.name == fallback
 
 
 def test_variables_are_values_and_never_structure(tmp_path: Path) -> None:
@@ -98,7 +105,7 @@ def test_variables_are_values_and_never_structure(tmp_path: Path) -> None:
     text = "policies:\n" + _policy("p", [("Chatbot", "'${MODEL}'"), ("Unknown", "'${EMPTY:-${MODEL:-m2}'")])
     text = text.replace("'${EMPTY:-${MODEL:-m2}'", "'${EMPTY:-m2}'")
     config = _load(tmp_path, text, MODEL="a: b # c\n- d", EMPTY="")
-    assert [llm.model for llm in config.default_policy.llms] == ["a: b # c\n- d", "m2"]
+    assert [llm.model for llm in _policy_of(config).llms] == ["a: b # c\n- d", "m2"]
 
 
 def test_a_missing_key_is_a_warning_and_a_missing_base_a_fault(tmp_path: Path) -> None:
@@ -154,6 +161,50 @@ def test_faults_are_named(tmp_path: Path, text: str, complaint: str) -> None:
     assert all("\n" not in fault for fault in faults)
 
 
+_PAIR = (
+    "policies:\n  - {name: pair, type: routellm, threshold: 0.3, "
+    "strong: {api_base: 'http://up:1/v1', model: s}, weak: {api_base: 'http://up:1', model: w}}\n"
+)
+
+
+def test_routellm_policy(tmp_path: Path) -> None:
+    """A strong and a weak model and a threshold are a policy; router, Triton and fallback have their defaults."""
+    policy = _load(tmp_path, _PAIR).default_policy
+    assert isinstance(policy, RouteLLMPolicy)
+    assert (policy.router, policy.triton_model, policy.triton_host) == ("mf", "routellm_mf", "localhost")
+    assert (policy.strong.api_base, policy.fallback_llm.model) == ("http://up:1", "s")
+    assert list(policy.upstreams) == ["strong", "weak"]
+    noted = _load(tmp_path, _PAIR.replace("model: w", "model: w, note: 1"))
+    assert any("policies[0].weak.note: unknown key" in warning for warning in noted.warnings)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("threshold: 0.3", "threshold: 1.5", "policies[0].threshold: Input should be less than or equal to 1"),
+        ("threshold: 0.3", "threshold: .nan", "policies[0].threshold"),
+        ("threshold: 0.3, ", "", "policies[0].threshold: missing"),
+        ("threshold: 0.3", "threshold: 0.3, router: random", "policies[0].router: Input should be 'mf'"),
+        ("threshold: 0.3", "threshold: 0.3, llms: []", "policies[0].llms: unknown key"),
+        ("threshold: 0.3", "threshold: 0.3, target_strong_share: 0", "policies[0].target_strong_share"),
+        ("threshold: 0.3", "threshold: 0.3, target_strong_share: 1", "policies[0].target_strong_share"),
+        (
+            "threshold: 0.3",
+            "threshold: 0.3, target_strong_share: 0.2, input: first_user",
+            "policies[0].target_strong_share: moves the threshold, and 'input: first_user' needs a fixed one",
+        ),
+        ("model: w", "modle: w", "policies[0].weak.model: missing"),
+        ("type: routellm", "type: routelm", "policies[0]: type: expected 'classification' or 'routellm'"),
+        ("type: routellm", "type: [routellm]", "policies[0]: type: expected 'classification' or 'routellm'"),
+        ("type: routellm", "type: classification", "policies[0].url: missing"),
+    ],
+)
+def test_faults_of_routellm_policies_are_named(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    """Each fault of a RouteLLM policy is one line with the key's path, without the kind of policy in it."""
+    faults = _faults(tmp_path, _PAIR.replace(old, new))
+    assert any(fault.startswith(complaint) for fault in faults), faults
+
+
 def test_environment_variables_are_checked(tmp_path: Path) -> None:
     """What the environment adds is judged like the file."""
     text = "policies:\n" + _policy("p", [("Chatbot", "m")])
@@ -171,7 +222,7 @@ def test_environment_variables_are_checked(tmp_path: Path) -> None:
 def test_keys_may_be_empty_and_end_in_a_newline(tmp_path: Path, written: str, key: str) -> None:
     """An api_key may be empty or missing, and one out of a mounted file may end in a newline."""
     text = "policies:\n" + _policy("p", [("Chatbot", "m")]).replace("model: m", f"api_key: {written}, model: m")
-    (llm,) = _load(tmp_path, text, KEY="xyz\n").default_policy.llms
+    (llm,) = _policy_of(_load(tmp_path, text, KEY="xyz\n")).llms
     assert llm.api_key.get_secret_value() == key
 
 
@@ -181,7 +232,7 @@ def test_yaml_anchors_and_merge_keys(tmp_path: Path) -> None:
     policy = policy.replace("{name: Chatbot", "&shared {name: Chatbot").replace(
         "{name: Unknown, api_base: 'http://up:1'", "{<<: *shared, name: Unknown"
     )
-    assert [llm.api_base for llm in _load(tmp_path, "policies:\n" + policy).default_policy.llms] == ["http://up:1"] * 2
+    assert [llm.api_base for llm in _policy_of(_load(tmp_path, "policies:\n" + policy)).llms] == ["http://up:1"] * 2
 
 
 def test_broken_yaml_shows_no_key(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Config, Llm, Policy
+from gateway.config import Config, Llm, Policy, RouteLLMPolicy
 from gateway.decision import Decision
 from gateway.errors import BadRequest, GatewayError, NotFound
 from gateway.policy import Target, fall_back, read_wish, select
@@ -19,6 +19,22 @@ def _policy(name: str, llms: list[Llm], model: str = "task_router_ensemble", **f
 
 _TASK = _policy("task", [_llm("Chatbot", "small", key="k1"), _llm("Code Generation", "big", "http://other:2")])
 _INTENT = _policy("intent", [_llm("card", "a"), _llm("loan", "b")], "intent_router_ensemble", fallback="loan")
+
+
+_PAIR = RouteLLMPolicy.model_validate(
+    {
+        "name": "pair",
+        "type": "routellm",
+        "strong": {"api_base": "http://up:1", "model": "large", "api_key": "k2"},
+        "weak": {"api_base": "http://up:1/v1", "model": "router-tiny"},
+        "threshold": 0.3,
+    }
+)
+_BERT = _PAIR.model_copy(update={"name": "bert-pair", "router": "bert", "threshold": 0.4, "fallback": "weak"})
+
+
+def _routellm_config() -> Config:
+    return Config(_TASK, {"task": _TASK, "pair": _PAIR, "bert-pair": _BERT}, "http://default:3", None, ())
 
 
 def _config(upstream: str | None = "http://default:3") -> Config:
@@ -115,3 +131,101 @@ def test_no_decision_means_the_fallback() -> None:
     """Without a decision the policy's fallback answers, and the reason says why."""
     selection = fall_back(_INTENT, "decision_timeout")
     assert (selection.target.model, selection.reason, selection.label) == ("b", "decision_timeout", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy", "triton_model", "threshold", "named"),
+    [
+        ({"model": "router-mf-0.11593"}, "pair", "routellm_mf", 0.11593, True),
+        ({"model": "router-mf-0"}, "pair", "routellm_mf", 0.0, True),
+        ({"model": "router-mf-1"}, "pair", "routellm_mf", 1.0, True),
+        ({"model": "router-mf-1e-3"}, "pair", "routellm_mf", 0.001, True),
+        ({"model": "router-bert-0.4066"}, "bert-pair", "routellm_bert", 0.4066, True),
+        ({"model": "router-sw_ranking-0.2"}, "pair", "routellm_sw_ranking", 0.2, True),
+        ({"model": "router-causal_llm-0.2"}, "pair", "routellm_causal_llm", 0.2, True),
+        ({"model": "pair"}, "pair", "routellm_mf", None, False),
+        ({"nim-llm-router": {"policy": "pair", "threshold": 0.7}}, "pair", "routellm_mf", 0.7, False),
+        ({"nim-llm-router": {"policy": "pair", "threshold": None}}, "pair", "routellm_mf", None, False),
+        ({"nim-llm-router": {"policy": "task", "threshold": "x"}}, "task", "task_router_ensemble", None, False),
+    ],
+)
+def test_routellm_names_and_thresholds(
+    fields: dict[str, Any], policy: str, triton_model: str, threshold: float | None, named: bool
+) -> None:
+    """RouteLLM's model names choose router and threshold; a policy without that router lends its two models."""
+    wish = read_wish(fields, _routellm_config())
+    assert wish.policy is not None
+    assert (wish.policy.name, wish.policy.triton_model) == (policy, triton_model)
+    assert (wish.threshold, wish.router_named) == (threshold, named)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "param"),
+    [
+        ({"model": "router-mf"}, BadRequest, "model"),
+        ({"model": "router-mf-"}, BadRequest, "model"),
+        ({"model": "router-mf-2"}, BadRequest, "model"),
+        ({"model": "router-mf--0.1"}, BadRequest, "model"),
+        ({"model": "router-mf-nan"}, BadRequest, "model"),
+        ({"model": "router-mf-inf"}, BadRequest, "model"),
+        ({"model": "router-mf-0.1-0.2"}, BadRequest, "model"),
+        ({"model": "router-mf-0_1"}, BadRequest, "model"),
+        ({"model": "router-mf- 0.1"}, BadRequest, "model"),
+        ({"model": "router-nope-0.5"}, NotFound, "model"),
+        ({"model": "router-"}, NotFound, "model"),
+        ({"nim-llm-router": {"policy": "pair", "threshold": 1.5}}, BadRequest, "nim-llm-router.threshold"),
+        ({"nim-llm-router": {"policy": "pair", "threshold": True}}, BadRequest, "nim-llm-router.threshold"),
+        ({"nim-llm-router": {"policy": "pair", "threshold": []}}, BadRequest, "nim-llm-router.threshold"),
+        ({"nim-llm-router": {"policy": "pair", "threshold": 10**400}}, BadRequest, "nim-llm-router.threshold"),
+    ],
+)
+def test_broken_routellm_names(fields: dict[str, Any], error: type[Exception], param: str) -> None:
+    """A threshold that is none is a BadRequest, a router that is none a NotFound."""
+    with pytest.raises(error) as raised:
+        read_wish(fields, _routellm_config())
+    assert isinstance(raised.value, GatewayError) and raised.value.param == param
+
+
+def test_an_upstream_model_may_be_named_like_a_router() -> None:
+    """A model that is configured goes through under its own name, whatever that looks like."""
+    assert read_wish({"model": "router-tiny"}, _routellm_config()).target == Target("http://up:1", "router-tiny", "")
+
+
+def test_routellm_names_without_such_a_policy() -> None:
+    """Where no policy has a strong and a weak model, RouteLLM's names are not found."""
+    with pytest.raises(NotFound, match="no policy of type 'routellm'"):
+        read_wish({"model": "router-mf-0.1"}, _config())
+
+
+@pytest.mark.parametrize(
+    ("win_rate", "threshold", "model", "label"),
+    [
+        (0.31, None, "large", "strong"),
+        (0.3, None, "large", "strong"),
+        (0.29, None, "router-tiny", "weak"),
+        (0.29, 0.2, "large", "strong"),
+        (0.9, 0.95, "router-tiny", "weak"),
+        (0.0, 0.0, "large", "strong"),
+    ],
+)
+def test_strong_at_the_threshold_and_above(win_rate: float, threshold: float | None, model: str, label: str) -> None:
+    """A win rate that reaches the threshold goes to the strong model, as in RouteLLM; the request's own comes first."""
+    selection = select(_PAIR, Decision("", (), (), win_rate=win_rate), threshold)
+    assert (selection.target.model, selection.label, selection.reason) == (model, label, "decided")
+    assert selection.threshold == (0.3 if threshold is None else threshold)
+
+
+def test_routellm_fallbacks() -> None:
+    """Without a decision the strong model answers, or what the policy names, with the strong one's base and key."""
+    assert fall_back(_PAIR, "decision_timeout").target == Target("http://up:1", "large", "k2")
+    assert fall_back(_BERT, "decision_timeout").target.model == "router-tiny"
+    other = _PAIR.model_copy(update={"fallback": "third"})
+    assert fall_back(other, "decision_timeout").target == Target("http://up:1", "third", "k2")
+
+
+def test_manual_takes_strong_or_weak() -> None:
+    """`manual` may name the strong or the weak model of a RouteLLM policy."""
+    for name, model in (("strong", "large"), ("weak", "router-tiny")):
+        field = {"policy": "pair", "routing_strategy": "manual", "model": name}
+        target = read_wish({"nim-llm-router": field}, _routellm_config()).target
+        assert target is not None and target.model == model

@@ -23,6 +23,8 @@ _SHAPES: dict[str, tuple[str, int]] = {
     "prompt_complexity_score": ("FP32", 1),
     "tokens": ("INT32", 2),
     "checkpoint": ("BYTES", 1),
+    "strong_win_rate": ("FP32", 1),
+    "routellm_checkpoint": ("BYTES", 1),
 }
 _PROMPTS = [
     "Write a Python function to sort a list",

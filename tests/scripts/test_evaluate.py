@@ -330,14 +330,14 @@ def test_another_networks_labels(triton: Triton) -> None:
 
 def test_a_network_that_changes_meanwhile(triton: Triton, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of two networks are never mixed."""
-    infer = asking._infer
+    infer = asking.infer
     names = iter(["old", "new"])
 
     def infer_with_names(*arguments: Any) -> dict[str, Any]:
         outputs = infer(*arguments)
         return outputs | {"checkpoint": np.full_like(outputs["checkpoint"], next(names).encode())}
 
-    monkeypatch.setattr(asking, "_infer", infer_with_names)
+    monkeypatch.setattr(asking, "infer", infer_with_names)
     monkeypatch.setattr(asking, "_BATCH", 1)
     with reach(triton.grpc_url) as client, pytest.raises(TritonError, match="while it was asked: new, old"):
         ask(client, ["Hi", "Bye"], LABELS)

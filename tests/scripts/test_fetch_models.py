@@ -14,22 +14,28 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
+import torch
+from safetensors.numpy import save, save_file
+from safetensors.torch import load_file as load_torch_file
 
 from scripts.fetching.errors import explain_disk
-from scripts.fetching.manifest import MODELS
+from scripts.fetching.manifest import MODELS, Model, Repository
 from tests.published import TINY, random_weights, write_published_checkpoint
+from tests.published_battles import write_battles
+from tests.published_routellm import write_bert, write_causal_llm, write_shards
 
 COMMAND = Path(__file__).parents[2] / "scripts" / "fetch_models"
-NVIDIA = MODELS["nvidia"]
+NVIDIA = MODELS["nvidia"].repositories[0]
 WEIGHTS = "model.safetensors"
 FETCHED = {"config.json", "fetched.json", WEIGHTS, "tokenizer.json"}
 TOKEN = "hf_thisIsNoRealToken"
@@ -42,16 +48,32 @@ class Hub:
     As on the real one, a small file's ETag is git's id of it; a large one's SHA-256 stands in X-Linked-Etag.
     """
 
-    files: dict[str, bytes]
+    repositories: Sequence[Repository]
+    files: dict[str, bytes]  # by their path in the fetched folder
+    commit: str = "c0ffee" * 6 + "c0ff"  # of every branch
     announced: dict[str, bytes] = field(default_factory=dict)  # what the headers describe, where it is not the content
     refusal: tuple[int, str] | None = None  # status and X-Error-Code of every answer
     cut_after: dict[str, int] = field(default_factory=dict)  # the first GET of a file ends after so many bytes
     stalled: threading.Event | None = None  # set when a cut GET hangs instead of ending
     requests: list[tuple[str, str, str, str]] = field(default_factory=list)  # method, file, Range, Authorization
+    older: list[str] = field(default_factory=list)  # commits that no branch has any more
+    revisions: set[str] = field(default_factory=set)  # that were asked for
     address: str = ""
 
     def gets(self) -> list[str]:
         return [name for method, name, _, _ in self.requests if method == "GET"]
+
+    def find(self, path: str) -> tuple[str, str]:
+        """The file that a path on the hub means, "" if none, and the commit that it is of."""
+        for repository in self.repositories:
+            kind = "/datasets" if repository.kind == "dataset" else ""
+            for revision in (repository.revision, self.commit, *self.older):
+                prefix = f"{kind}/{repository.name}/resolve/{quote(revision, safe='')}/"
+                name = str(Path(repository.into, path.removeprefix(prefix)))
+                if path.startswith(prefix) and name in self.files:
+                    self.revisions.add(revision)
+                    return name, revision if revision != repository.revision or repository.is_pinned else self.commit
+        return "", ""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,19 +87,19 @@ class Handler(BaseHTTPRequestHandler):
         self.answer()
 
     def answer(self) -> None:
-        name = self.path.rsplit("/", 1)[1]
+        stored = self.path.removeprefix("/large/")
+        name, commit = (stored, "") if stored != self.path else self.hub.find(self.path)
         self.hub.requests.append(
             (self.command, name, self.headers.get("Range", ""), self.headers.get("Authorization", ""))
         )
-        on_hub = f"/{NVIDIA.repository}/resolve/{NVIDIA.revision}/{name}"
         if self.hub.refusal:
             self.refuse(*self.hub.refusal)
-        elif name not in self.hub.files or self.path not in (on_hub, f"/large/{name}"):
+        elif name not in self.hub.files:
             self.refuse(404, "EntryNotFound")
-        elif self.path == on_hub and name == WEIGHTS:
-            self.redirect(name)
+        elif commit and Path(name).suffix in (".safetensors", ".parquet"):
+            self.redirect(name, commit)
         else:
-            self.send_file(name)
+            self.send_file(name, commit)
 
     def refuse(self, status: int, code: str) -> None:
         self.send_response(status)
@@ -85,21 +107,22 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def redirect(self, name: str) -> None:
+    def redirect(self, name: str, commit: str) -> None:
         announced = self.hub.announced.get(name, self.hub.files[name])
         self.send_response(302)
-        self.send_header("Location", f"{self.hub.address}/large/{name}")
-        self.send_header("X-Repo-Commit", NVIDIA.revision)
+        # Another host, as on the real one: the client takes what it needs to know from this answer.
+        self.send_header("Location", f"{self.hub.address.replace('127.0.0.1', 'localhost')}/large/{name}")
+        self.send_header("X-Repo-Commit", commit)
         self.send_header("X-Linked-Size", str(len(announced)))
         self.send_header("X-Linked-Etag", f'"{hashlib.sha256(announced).hexdigest()}"')
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def send_file(self, name: str) -> None:
+    def send_file(self, name: str, commit: str) -> None:
         content = self.hub.files[name]
         start = int(re.sub(r"bytes=(\d+)-", r"\1", self.headers.get("Range", "")) or 0)
         self.send_response(206 if start else 200)
-        self.send_header("X-Repo-Commit", NVIDIA.revision)
+        self.send_header("X-Repo-Commit", commit)
         self.send_header("ETag", f'"{git_id(self.hub.announced.get(name, content))}"')
         self.send_header("Content-Length", str(len(content) - start))
         if start:
@@ -131,10 +154,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_published_checkpoint(tmp_path_factory.mktemp("published"))
 
 
-@pytest.fixture
-def hub(published: Path) -> Iterator[Hub]:
-    files = {path.name: path.read_bytes() for path in published.iterdir()}
-    hub = Hub(files | {"spm.model": b"not needed", "README.md": b"not needed"})
+@contextmanager
+def running_hub(model: Model, folder: Path) -> Iterator[Hub]:
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    hub = Hub(model.repositories, files)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubHandler", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
@@ -144,6 +167,13 @@ def hub(published: Path) -> Iterator[Hub]:
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def hub(published: Path) -> Iterator[Hub]:
+    with running_hub(MODELS["nvidia"], published) as hub:
+        hub.files |= {"spm.model": b"not needed", "README.md": b"not needed"}
+        yield hub
 
 
 @dataclass
@@ -186,7 +216,7 @@ class Command:
 def command(tmp_path: Path) -> Command:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     nowhere = f"http://127.0.0.1:{closed_port()}"
-    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": nowhere, "NO_PROXY": "127.0.0.1"}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": nowhere, "NO_PROXY": "127.0.0.1,localhost"}
     return Command(tmp_path, tmp_path / "into", environment)
 
 
@@ -204,7 +234,7 @@ def closed_port() -> int:
 
 def write_cache(home: Path, published: Path) -> Path:
     """The hub client's cache as a run of it leaves it; returns where the weights lie."""
-    repository = home / "hub" / f"models--{NVIDIA.repository.replace('/', '--')}"
+    repository = home / "hub" / f"models--{NVIDIA.name.replace('/', '--')}"
     blobs, snapshot = repository / "blobs", repository / "snapshots" / NVIDIA.revision
     blobs.mkdir(parents=True)
     snapshot.mkdir(parents=True)
@@ -242,7 +272,7 @@ def test_the_record_names_revision_sizes_and_hashes(online: Command, hub: Hub) -
     """fetched.json and --json hold what was fetched, by size and SHA-256."""
     result = json.loads(online("--json").stdout)
     record = json.loads((online.into / "fetched.json").read_text())
-    assert (record["repository"], record["revision"]) == (NVIDIA.repository, NVIDIA.revision)
+    assert record["revisions"] == result["revisions"] == {NVIDIA.name: NVIDIA.revision}
     for name, held in record["files"].items():
         content = hub.files[name]
         assert held == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -287,7 +317,7 @@ def test_content_that_is_not_what_the_hub_announces_is_refused(online: Command, 
     hub.announced[name] = hub.files[name]
     hub.files[name] = hub.files[name][:-1] + b"\0"
     line = online.fails()
-    assert f"{name} from {NVIDIA.repository}" in line and "has hash" in line
+    assert f"{name} from {NVIDIA.name}" in line and "has hash" in line
     assert online.held() == {".partial"}
     assert not (online.into / ".partial" / name).exists()
 
@@ -405,7 +435,7 @@ def test_a_copy_of_a_fetched_folder_is_checked_against_its_record(command: Comma
     flip_byte(copied / WEIGHTS)
     assert f"{WEIGHTS} from {copied} has hash" in command.fails("--from", copied)
     record = json.loads((copied / "fetched.json").read_text())
-    (copied / "fetched.json").write_text(json.dumps(record | {"revision": "0" * 40}))
+    (copied / "fetched.json").write_text(json.dumps(record | {"revisions": {NVIDIA.name: "0" * 40}}))
     assert f"at revision {'0' * 40}" in command.fails("--from", copied)
     assert "config.json" not in command.held()
 
@@ -475,7 +505,8 @@ def test_a_wrong_command_line_ends_with_2(command: Command, arguments: list[str]
 def test_help_names_models_licence_and_environment(command: Command) -> None:
     """Whoever reads --help learns what can be fetched, under which licence."""
     text = command("--help").stdout
-    assert NVIDIA.repository in text and "NVIDIA Open Model License" in text and "HF_HUB_OFFLINE" in text
+    assert NVIDIA.name in text and "NVIDIA Open Model License" in text and "HF_HUB_OFFLINE" in text
+    assert all(name in text for name in MODELS)
 
 
 def test_a_failure_is_json_too(command: Command) -> None:
@@ -507,13 +538,105 @@ def test_what_the_file_system_refuses_is_explained(number: int, says: str) -> No
     assert line.startswith(says) and "--into DIR" in line and "\n" not in line
 
 
-def test_the_manifest_pins_commits_and_names_loadable_folders() -> None:
-    """Every row has a full commit id, a config.json, and hashes that are SHA-256 or not yet known."""
+@dataclass
+class Published:
+    """A model's folder as it is once fetched, tiny, and a hub that has it."""
+
+    model: Model
+    folder: Path
+    hub: Hub
+
+
+def write_mf(folder: Path) -> None:
+    shapes = {"P.weight": (64, 128), "text_proj.0.weight": (128, 1536), "classifier.0.weight": (1, 128)}
+    save_file({name: np.ones(shape, dtype=np.float32) for name, shape in shapes.items()}, folder / WEIGHTS)
+
+
+def write_sharded_causal_llm(folder: Path) -> None:
+    """In four shards, as published."""
+    weights: dict[str, torch.Tensor] = {}
+    for shard in write_causal_llm(folder).glob("*.safetensors"):
+        weights |= load_torch_file(shard)
+        shard.unlink()
+    write_shards(folder, weights, count=4)
+
+
+@pytest.fixture(params=["mf", "bert", "causal_llm", "sw_ranking"])
+def routellm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Published]:
+    writers: dict[str, Callable[[Path], object]] = {
+        "mf": write_mf,
+        "bert": write_bert,
+        "causal_llm": write_sharded_causal_llm,
+        "sw_ranking": write_battles,
+    }
+    folder = tmp_path / "published"
+    folder.mkdir()
+    writers[request.param](folder)
+    model = MODELS[f"routellm_{request.param}"]
+    with running_hub(model, folder) as hub:
+        hub.files |= {"optimizer.pt": b"not needed", "arena/battles/README.md": b"not needed"}
+        yield Published(model, folder, hub)
+
+
+def test_routellms_routers_are_fetched_checked_and_put_into_service(command: Command, routellm: Published) -> None:
+    """Just the loader's files come, from repositories of models and of data; the last line is for scripts/serve."""
+    command.environment["HF_ENDPOINT"] = routellm.hub.address
+    done = command(routellm.model.name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{routellm.model.variable}={command.into} scripts/serve"
+    assert "Apache License 2.0" in done.stderr
+    found = {str(path.relative_to(command.into)) for path in command.into.rglob("*") if path.is_file()}
+    assert found == {*routellm.model.files, "fetched.json"}
+    for name in routellm.model.files:
+        assert (command.into / name).read_bytes() == routellm.hub.files[name]
+    assert command(routellm.model.name, "--check").returncode == 0
+
+
+@pytest.mark.parametrize("routellm", ["bert", "sw_ranking"], indirect=True)
+def test_a_branch_stays_at_the_commit_that_it_was_first_fetched_at(command: Command, routellm: Published) -> None:
+    """Every file is of the commit that the hub names, which is recorded and said; so is one that is fetched later."""
+    command.environment["HF_ENDPOINT"] = routellm.hub.address
+    first = routellm.hub.commit
+    said = command(routellm.model.name).stderr
+    expected = {each.name: each.revision if each.is_pinned else first for each in routellm.model.repositories}
+    assert json.loads((command.into / "fetched.json").read_text())["revisions"] == expected
+    branches = [each for each in routellm.model.repositories if not each.is_pinned]
+    for branch in branches:
+        assert f"{branch.name}: this is commit {first} of {branch.revision}; scripts/fetching/manifest.py" in said
+    assert said.count("this is commit") == len(branches) > 0
+
+    routellm.hub.commit = "beef" * 10  # the branches move on
+    routellm.hub.older.append(first)
+    name = list(routellm.model.files)[-1]
+    flip_byte(command.into / name)
+    routellm.hub.revisions.clear()
+    assert command(routellm.model.name).returncode == 0
+    assert routellm.hub.revisions == {expected[routellm.model.files[name].repository.name]}
+
+
+@pytest.mark.parametrize("routellm", ["mf", "sw_ranking"], indirect=True)
+def test_a_copy_of_routellms_files_needs_no_network(command: Command, routellm: Published) -> None:
+    """--from takes the folder that a fetch makes."""
+    assert command(routellm.model.name, "--from", routellm.folder).returncode == 0
+    assert routellm.hub.requests == []
+    shutil.rmtree(command.into)
+    name = next(iter(routellm.model.files))
+    (routellm.folder / name).write_bytes((routellm.folder / name).read_bytes()[:-20])
+    done = command(routellm.model.name, "--from", routellm.folder)
+    assert done.returncode == 1
+    assert str(routellm.folder / name) in done.stderr.splitlines()[-1]
+    assert command.held() == set()
+
+
+def test_the_manifest_names_commits_or_branches_and_hashes_or_none() -> None:
+    """A revision is a full commit id or a branch, a hash a SHA-256 or not known; no two files have one place."""
     for name, model in MODELS.items():
         assert name == model.name
-        assert re.fullmatch(r"[0-9a-f]{40}", model.revision)
-        assert "config.json" in model.files
-        assert all(pinned is None or re.fullmatch(r"[0-9a-f]{64}", pinned) for pinned in model.files.values())
+        assert len(model.files) == sum(len(repository.files) for repository in model.repositories)
+        for repository in model.repositories:
+            assert repository.is_pinned or repository.revision in ("main", "refs/convert/parquet")
+        for file in model.files.values():
+            assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256)
 
 
 @pytest.mark.slow

@@ -1,4 +1,6 @@
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,7 +13,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from classifiers.routellm.mf import EMBEDDED_MF
+from gateway.config import ConfigError
 from scripts.local.process import Process, free_port, wait_until
+from scripts.local.routellm import with_routellm_policy
 from scripts.local.serve import parser
 from tests.conftest import ROOT, free_ports
 from tests.processes import commands, stubs_of
@@ -85,6 +90,100 @@ def test_one_that_dies_stops_the_rest(tmp_path: Path) -> None:
         assert "error: triton ended with code -9:" in _printed(process)
         assert "Started HTTPService" in _printed(process)
     assert not commands(str(tmp_path))
+
+
+_PROXY_COMMANDS = r"""
+set -euo pipefail
+echo '== health'
+curl -sS http://localhost:8080/health
+echo
+echo '== models'
+curl -sS http://localhost:8080/v1/models
+echo
+echo '== chat'
+curl -sS http://localhost:8080/v1/chat/completions \
+    -H "Content-Type: application/json" \
+    -d '{"model":"auto","messages":[{"role":"user","content":"What is 2+2?"}],"max_tokens":50}'
+echo
+echo '== metrics'
+curl -sS http://localhost:8080/metrics
+echo '== header'
+curl -v http://localhost:8080/v1/chat/completions \
+    -H "Content-Type: application/json" \
+    -d '{"model":"auto","messages":[{"role":"user","content":"Explain quantum entanglement in detail with mathematical formulations"}],"max_tokens":200}' \
+    2>&1 | grep x-routellm-routed-model
+echo '== stream'
+curl -sS -N http://localhost:8080/v1/chat/completions \
+    -H "Content-Type: application/json" \
+    -d '{"model":"auto","messages":[{"role":"user","content":"Hello"}],"max_tokens":50,"stream":true}'
+"""  # noqa: E501
+
+
+def test_the_routellm_proxy_s_commands(tmp_path: Path) -> None:
+    """Started with the RouteLLM proxy's options, the commands of its testing guide work as written, ports aside."""
+    arguments = ["--strong-model", "gpt-oss-120b", "--weak-model", "gpt-oss-20b", "--router-type", "mf"]
+    arguments += ["--threshold", "0.3", "--fallback-model", "gpt-oss-20b", "--virtual-model-name", "switchyard"]
+    with _serving(tmp_path, *arguments) as (_, url):
+        commands_there = _PROXY_COMMANDS.replace("http://localhost:8080", url)
+        done = subprocess.run(["bash", "-c", commands_there], capture_output=True, text=True, check=True)
+        parts = dict(part.split("\n", 1) for part in done.stdout.split("== ")[1:])
+        config = httpx2.get(f"{url}/config", timeout=60).json()
+        routed = httpx2.post(f"{url}/v1/route", json={"model": "switchyard", "prompt": "hi"}, timeout=60).json()
+    models = ("gpt-oss-120b", "gpt-oss-20b")
+    assert json.loads(parts["health"]) == {"status": "OK"}
+    assert {"auto", "switchyard", *models} <= {model["id"] for model in json.loads(parts["models"])["data"]}
+    assert json.loads(parts["chat"])["model"] in models
+    assert re.search(r'llm_router_routellm_total{model="gpt-oss-\d+b",policy="switchyard",.*} 1.0', parts["metrics"])
+    assert re.search(r"x-routellm-routed-model: gpt-oss-(120|20)b", parts["header"])
+    assert parts["stream"].rstrip().endswith("data: [DONE]") and parts["stream"].count("data: ") > 50
+    assert (config["default_policy"], config["policies"][0]["fallback"]) == ("switchyard", "weak")
+    assert routed["policy"] == "switchyard" and 0 <= routed["win_rate"] <= 1 and routed["threshold"] == 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--strong-model", "a"], "--strong-model and --weak-model belong together"),
+        (["--weak-model", "a"], "--strong-model and --weak-model belong together"),
+        (["--strong-model", " ", "--weak-model", "a"], "--strong-model is empty"),
+        (["--threshold", "0.3"], "--threshold needs --strong-model and --weak-model"),
+        (["--strong-model", "a", "--weak-model", "b", "--threshold", "nan"], "--threshold: expected a number between"),
+        (["--strong-model", "a", "--weak-model", "b", "--router-type", "random"], "--router-type: invalid choice"),
+        (["--strong-model", "a", "--weak-model", "b", "--checkpoint-path", "/no"], "'/no' is no folder"),
+    ],
+)
+def test_wrong_routellm_options(arguments: list[str], complaint: str) -> None:
+    """Wrong options of the proxy's end with a usage line that names them."""
+    done = _run(*arguments)
+    assert done.returncode == 2 and complaint in done.stderr, done.stderr
+
+
+def test_the_routellm_proxy_s_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy's environment variables are the defaults of host, port and upstream; options come first."""
+    monkeypatch.setenv("ROUTELLM_HOST", "127.0.0.2")
+    monkeypatch.setenv("ROUTELLM_PORT", "8081")
+    monkeypatch.setenv("ROUTELLM_BACKEND_URL", "http://frontend:8000")
+    options = parser().parse_args([])
+    assert (options.host, options.port, options.upstream) == ("127.0.0.2", 8081, "http://frontend:8000")
+    options = parser().parse_args(["--http-port", "9000", "--backend-url", "http://other:8000"])
+    assert (options.port, options.upstream) == (9000, "http://other:8000")
+    monkeypatch.setenv("ROUTELLM_PORT", "many")
+    with pytest.raises(SystemExit):
+        parser().parse_args([])
+
+
+def test_a_policy_of_options_stands_before_those_of_a_file() -> None:
+    """With a file too, its policies stay, behind that of the options; a clash of names is a fault of the file."""
+    embedded_threshold = json.loads((EMBEDDED_MF / "config.json").read_text())["threshold_for_half_of_training_prompts"]
+    options = parser().parse_args(["--strong-model", "s", "--weak-model", "w", "--virtual-model-name", "auto"])
+    tree = with_routellm_policy({"default_policy": "p", "policies": [{"name": "p"}]}, options)
+    assert [policy["name"] for policy in tree["policies"]] == ["routellm", "p"]
+    assert tree["default_policy"] == "routellm"
+    assert tree["policies"][0]["threshold"] == embedded_threshold != 0.5
+    options = parser().parse_args(["--strong-model", "s", "--weak-model", "w", "--router-type", "bert"])
+    assert with_routellm_policy({}, options)["policies"][0]["threshold"] == 0.5
+    with pytest.raises(ConfigError):
+        with_routellm_policy([], options)
 
 
 def _run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

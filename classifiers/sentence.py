@@ -1,0 +1,84 @@
+"""Prompts to sentence embeddings, by an encoder in the same process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import normalize
+
+from classifiers.checkpoint import CheckpointError, Encoder
+from classifiers.encoder import FusedBert, can_fuse
+from classifiers.network import load_encoder, mean_pool
+from classifiers.tokenizer import PromptTokenizer
+
+
+@dataclass(frozen=True)
+class LocalEncoder:
+    """Which encoder, how many tokens of a prompt it is given, the two special ones included, and how many of its layers
+    are run, from the first: None for all."""
+
+    encoder: Encoder
+    max_tokens: int
+    layers: int | None = None
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.encoder.tokenizer_file
+
+
+class SentenceEncoder:
+    """The mean of the token vectors, scaled to length 1 (Reimers and Gurevych, "Sentence-BERT", 2019).
+
+    After all layers it is what a sentence encoder was trained to give, and tells what a text is about. An earlier
+    layer keeps more of how it is put.
+    """
+
+    def __init__(self, local: LocalEncoder, device: str = "cpu") -> None:
+        """In float32, on `device` ("cpu", "cuda:0").
+
+        Raises CheckpointError: the encoder is missing or another file than expected, or has fewer layers or tokens.
+        """
+        encoder = load_encoder(local.encoder)
+        config: Any = encoder.config
+        if local.layers is not None:
+            _keep_layers(encoder, local.layers, local.encoder.folder)
+        if not 2 < local.max_tokens <= config.max_position_embeddings:
+            raise CheckpointError(
+                f"{local.encoder.folder} reads 3 to {config.max_position_embeddings} tokens, "
+                f"and 'max_tokens' is {local.max_tokens}"
+            )
+        self.dimensions: int = config.hidden_size
+        self._tokenizer = PromptTokenizer(local)
+        network = FusedBert(encoder) if can_fuse(encoder) else encoder
+        self._network = network.requires_grad_(False).eval().to(device)
+        self._device = device
+
+    def embed(self, prompts: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """The embeddings [N, dimensions] of the prompts, and `tokens` [N, 2]: tokens read and tokens in the prompt.
+
+        All prompts go through the encoder together, padded to the longest of them. A prompt of more than `max_tokens`
+        is read at its head and its tail.
+        """
+        rows, tokens = self._tokenizer.encode(prompts)
+        if not len(rows):
+            return np.empty((0, self.dimensions), dtype=np.float32), tokens
+        ids = torch.from_numpy(rows.astype(np.int64)).to(self._device)
+        mask = (ids >= 0).long() if (rows < 0).any() else None
+        with torch.inference_mode():
+            hidden = self._network(input_ids=ids.clamp(min=0), attention_mask=mask).last_hidden_state
+            vectors = normalize(mean_pool(hidden, mask), dim=1).cpu().numpy()
+        return vectors, tokens
+
+
+def _keep_layers(encoder: Any, count: int, folder: Path) -> None:
+    """Of an encoder built like BERT's."""
+    layers = encoder.encoder.layer
+    if not 1 <= count <= len(layers):
+        raise CheckpointError(f"{folder} has {len(layers)} layers, and 'layers' is {count}")
+    encoder.encoder.layer = layers[:count]
