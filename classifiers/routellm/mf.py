@@ -42,6 +42,7 @@ _MODEL_VECTORS, _PROJECTION, _CLASSIFIER = "P.weight", "text_proj.0.weight", "cl
 _TRAINING_NAMES = {_PROJECTION: "text_proj.weight", _CLASSIFIER: "classifier.weight"}
 _TRAINING_EMBEDDINGS = "Q.weight"
 _PUBLISHED_SIZES = (128, 1536)
+_READABLE = ("F32", "F16")  # numpy has no bfloat16, unless some other package has taught it one
 
 Embed = Callable[[Sequence[bytes]], tuple[NDArray[np.float32], NDArray[np.int32]]]
 """Prompts to embeddings [N, d] and `tokens` [N, 2]."""
@@ -143,10 +144,9 @@ def _read_tensors(file: Path, names: Sequence[str]) -> dict[str, NDArray[np.floa
     tensors = {}
     with safe_open(file, framework="numpy") as opened:
         for name in names:
-            try:
-                tensors[name] = opened.get_tensor(name).astype(np.float32)
-            except TypeError:  # numpy has no bfloat16
-                raise CheckpointError(f"{file}: tensor {name} should be F32 or F16") from None
+            if opened.get_slice(name).get_dtype() not in _READABLE:
+                raise CheckpointError(f"{file}: tensor {name} should be F32 or F16")
+            tensors[name] = opened.get_tensor(name).astype(np.float32)
             if not np.isfinite(tensors[name]).all():
                 raise CheckpointError(f"{file}: tensor {name} should hold finite numbers only")
     return tensors

@@ -26,7 +26,7 @@ class Measured:
     routers: Mapping[str, tuple[Figures, Intervals]]
 
 
-def measure(scores: Mapping[str, NDArray[np.floating]], rows: Sequence[Row], source: str, seed: int) -> Measured:
+def measure(scores: Mapping[str, NDArray[np.float64]], rows: Sequence[Row], source: str, seed: int) -> Measured:
     """Figures of the routers' `scores` [N], each with its intervals, on the rows of one source that RouteLLM does not
     leave out as contaminated."""
     chosen = (column(rows, "source") == source) & ~column(rows, "contaminated")
@@ -41,7 +41,7 @@ def measure(scores: Mapping[str, NDArray[np.floating]], rows: Sequence[Row], sou
     return Measured(len(strong), float(strong.mean()), float(weak.mean()), routers)
 
 
-def baselines(train: Sequence[Row], dev: Sequence[Row]) -> dict[str, NDArray[np.floating]]:
+def baselines(train: Sequence[Row], dev: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
     """Scores [N] of the dev rows by routers to compare with: a longer prompt goes to the strong model first, and words
     as they were in the training rows that only the strong model got right.
 

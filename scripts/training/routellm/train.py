@@ -92,7 +92,7 @@ def write_checkpoint(data: Path, out: Path, name: str, seed: int) -> None:
     train = [row for row in everything if row.subject not in misgraded]
     local, encoder_config = local_encoder()
     embeddings = embed(local, train, LAYERS)
-    gain = column(train, "strong") - column(train, "weak").astype(np.float64)
+    gain = (column(train, "strong") - column(train, "weak")).astype(np.float64)
     try:
         validated = cross_validate(embeddings, train, RECIPES, seed)
         recipe = choose(validated)
