@@ -189,7 +189,7 @@ MODELS = {
                 "Apache License 2.0, see https://huggingface.co/datasets/lmarena-ai/arena-human-preference-55k and "
                 "https://huggingface.co/datasets/routellm/gpt4_judge_battles"
             ),
-            variable="ROUTELLM_SW_RANKING_DATA",
+            variable="ROUTELLM_SW_RANKING_CHECKPOINT",
             check=load_battles,
             needs="OPENAI_API_KEY (and OPENAI_BASE_URL): it reads embeddings by text-embedding-3-small",
         ),

@@ -79,8 +79,7 @@ def checkpoint_variable(options: argparse.Namespace) -> dict[str, str]:
     if options.checkpoint_path is None:
         return {}
     router = options.router_type or "mf"
-    kind = "DATA" if router == "sw_ranking" else "CHECKPOINT"
-    return {f"ROUTELLM_{router.upper()}_{kind}": str(options.checkpoint_path.resolve())}
+    return {f"ROUTELLM_{router.upper()}_CHECKPOINT": str(options.checkpoint_path.resolve())}
 
 
 def _default_threshold(options: argparse.Namespace) -> float:

@@ -17,7 +17,7 @@ ENSEMBLES = ("router_ensemble", "task_router_ensemble", "complexity_router_ensem
 _ROUTELLM_VARIABLES = {
     "routellm_bert": "ROUTELLM_BERT_CHECKPOINT",
     "routellm_causal_llm": "ROUTELLM_CAUSAL_LLM_CHECKPOINT",
-    "routellm_sw_ranking": "ROUTELLM_SW_RANKING_DATA",
+    "routellm_sw_ranking": "ROUTELLM_SW_RANKING_CHECKPOINT",
 }
 _CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
 _INFER_SECONDS = 10.0

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
+from scripts.fetching.manifest import MODELS
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.triton import Triton
 from tests.conftest import StartGateway, running_gateway
@@ -86,6 +87,7 @@ def test_the_published_client_usage(routellm_gateway: Gateway) -> None:
         ("router-mf-nan", 400, None),
         ("router-nope-0.5", 404, "model_not_found"),
         ("router-bert-0.5", 404, "model_not_found"),
+        ("router-sw_ranking-0.5", 404, "model_not_found"),
     ],
 )
 def test_broken_names_and_missing_routers(routellm_gateway: Gateway, model: str, status: int, code: str | None) -> None:
@@ -94,9 +96,11 @@ def test_broken_names_and_missing_routers(routellm_gateway: Gateway, model: str,
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (status, "model", code)
     assert error["type"] == "invalid_request_error"
-    if model == "router-bert-0.5":
-        assert "scripts/fetch_models routellm_bert" in error["message"]
-        assert "ROUTELLM_BERT_CHECKPOINT" in error["message"]
+    if code == "model_not_found" and "nope" not in model:
+        router = model.split("-")[1]
+        fetched = MODELS[f"routellm_{router}"]  # what scripts/fetch_models knows
+        assert f"scripts/fetch_models {fetched.name} " in error["message"]
+        assert f"{fetched.variable} " in error["message"]
 
 
 def test_a_router_that_is_not_served_means_the_fallback(start_gateway: StartGateway) -> None:

@@ -84,7 +84,7 @@ def test_all_four_are_served(tmp_path: Path) -> None:
             "ROUTELLM_BERT_CHECKPOINT": str(bert),
             "ROUTELLM_CAUSAL_LLM_CHECKPOINT": str(causal_llm),
             "ROUTELLM_CAUSAL_LLM_TOKENIZER": str(tokenizer),
-            "ROUTELLM_SW_RANKING_DATA": str(battles),
+            "ROUTELLM_SW_RANKING_CHECKPOINT": str(battles),
         }
         embeddings = EmbeddingsEndpoint.from_environ(environ)
         routers: dict[str, Router] = {

@@ -12,7 +12,7 @@ from classifiers.routellm.sw_ranking import load_sw_ranking
 
 class TritonPythonModel:
     def initialize(self, args):
-        folder = folder_from(os.environ, "ROUTELLM_SW_RANKING_DATA")
+        folder = folder_from(os.environ, "ROUTELLM_SW_RANKING_CHECKPOINT")
         endpoint = EmbeddingsEndpoint.from_environ(os.environ)
         self.router = load_sw_ranking(folder, endpoint.embed, endpoint.dimensions)
         name, digest = self.router.name.split(":")
