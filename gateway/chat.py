@@ -11,8 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.body import Body, parse_body
-from gateway.config import Policy, RouteLLMPolicy
-from gateway.decision import ROUTELLM, Decision
+from gateway.config import ROUTELLM, Policy, RouteLLMPolicy
+from gateway.decision import Decision
 from gateway.errors import (
     AsciiJSONResponse,
     BadRequest,
@@ -28,6 +28,7 @@ from gateway.prompt import Rule, bounded, text_of_messages, text_of_prompt
 from gateway.share import HeldShare
 from gateway.state import State
 
+_EMBEDDED_ROUTER = "routellm_mf"  # its weights are there: when it is not served, it soon will be
 MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
 
 _T = TypeVar("_T")
@@ -59,7 +60,7 @@ class Routed:
     prompt_cut: bool = False
     """Whether Triton saw only the head and the tail of the prompt."""
     strong_share: float | None = None
-    """Of a policy that holds it: the share of its last thousand requests that went to the strong model."""
+    """Of a policy that holds it: the share of its last thousand decisions that were for the strong model."""
 
 
 async def chat_completions(request: Request) -> Response:
@@ -133,7 +134,7 @@ async def decide(state: State, wish: Wish, text: str, held: HeldShare | None = N
     try:
         decision = await state.triton_of(policy).decide(policy.triton_model, seen, policy.timeout_ms / 1000)
     except DecisionFailed as failure:
-        if wish.router_named and isinstance(failure, ModelNotServed):
+        if wish.router_named and isinstance(failure, ModelNotServed) and policy.triton_model != _EMBEDDED_ROUTER:
             raise _not_served(policy.triton_model) from failure
         return Routed(fall_back(policy, failure.reason), policy, None, time.perf_counter() - start, seen != text)
     seconds = time.perf_counter() - start

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import yaml
@@ -32,6 +32,9 @@ _GRPC_TARGET = re.compile(r"[^\s/]+:\d{1,5}|(dns|ipv4|ipv6|unix):[\x21-\x7e]+")
 Router = Literal["mf", "bert", "causal_llm", "sw_ranking"]
 """RouteLLM's routers, each the Triton model `routellm_<router>`."""
 
+ROUTELLM = "routellm_"
+ROUTELLM_MODELS = frozenset(f"{ROUTELLM}{router}" for router in get_args(Router))
+"""Their names at Triton."""
 _UNCLASSIFIED = ("Unknown", "No-Label-Reason")
 AUTOMATIC = ("", "auto")
 """The model names that mean the default policy."""
@@ -87,6 +90,12 @@ def _key(value: Any) -> Any:
         return ""
     if isinstance(value, str) and not (value := value.strip()).isprintable():
         raise ValueError("expected a key without control characters")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # which pydantic takes for 0 or 1
+        raise ValueError("expected a number")
     return value
 
 
@@ -192,15 +201,15 @@ class RouteLLMPolicy(BasePolicy):
     router: Router = Field(default="mf", description="RouteLLM's router: `mf`, `bert`, `causal_llm` or `sw_ranking`")
     strong: Upstream = Field(description="the strong model: `api_base`, `api_key`, `model`, as in an llm")
     weak: Upstream = Field(description="the weak model, likewise")
-    threshold: float = Field(
+    threshold: Annotated[float, BeforeValidator(_number)] = Field(
         ge=0, le=1, allow_inf_nan=False, description="a win rate of this much or more goes to the strong model"
     )
-    target_strong_share: float | None = Field(
+    target_strong_share: Annotated[float | None, BeforeValidator(_number)] = Field(
         default=None,
         gt=0,
         lt=1,
         allow_inf_nan=False,
-        description="the share of requests for the strong model: the threshold then follows the traffic, "
+        description="the share of decisions for the strong model: the threshold then follows the traffic, "
         "from `threshold` on",
     )
     url: Annotated[str, AfterValidator(_triton_url)] | None = Field(
@@ -209,7 +218,7 @@ class RouteLLMPolicy(BasePolicy):
     )
     fallback: str = Field(
         default="strong",
-        min_length=1,
+        pattern=r"\S",
         description="what answers when there is no decision: `strong`, `weak`, or another model's name, "
         "served where the strong one is",
     )
@@ -217,7 +226,7 @@ class RouteLLMPolicy(BasePolicy):
     @property
     def triton_model(self) -> str:
         """The Triton model of the router."""
-        return f"routellm_{self.router}"
+        return f"{ROUTELLM}{self.router}"
 
     @property
     def triton_host(self) -> str:
@@ -232,7 +241,8 @@ class RouteLLMPolicy(BasePolicy):
     @property
     def fallback_llm(self) -> Upstream:
         """The model that answers when there is no decision."""
-        named = {"strong": self.strong, "weak": self.weak}.get(self.fallback)
+        by_name = {self.weak.model: self.weak, self.strong.model: self.strong, "strong": self.strong, "weak": self.weak}
+        named = by_name.get(self.fallback)
         return named or self.strong.model_copy(update={"model": self.fallback})
 
 
@@ -469,6 +479,8 @@ def _check_llms(policy: Policy, place: str, faults: list[str], warnings: list[st
         warnings += [f"{place}.llms[{index}].{key}: unknown key, ignored" for key in llm.model_extra or ()]
     if policy.fallback and policy.fallback not in names:
         faults.append(f"{place}.fallback: policy {policy.name!r} has no llm {policy.fallback!r}")
+    if policy.triton_model in ROUTELLM_MODELS:
+        faults.append(f"{place}.url: {policy.triton_model} answers with a win rate; expected 'type: routellm'")
     labels = known_labels(policy.triton_model)
     if labels is None:
         return

@@ -11,6 +11,7 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from gateway.config import ROUTELLM_MODELS
 from gateway.errors import DecisionFailed, DecisionTimeout, ModelNotServed, TritonUnavailable
 from gateway.labels import known_labels
 
@@ -25,8 +26,6 @@ _CHANNEL_ARGUMENTS = [
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
-ROUTELLM = "routellm_"
-"""What the names of RouteLLM's routers begin with at Triton."""
 _NOT_READY = "is not ready"
 _MOST_LABELS = 4096  # asked of a model that is not ours; Triton answers with as many as it has
 
@@ -60,7 +59,7 @@ class _Question:
 
 @cache
 def _question(triton_model: str) -> _Question:
-    if triton_model.startswith(ROUTELLM):
+    if triton_model in ROUTELLM_MODELS:
         return _ask_for(triton_model, ("strong_win_rate", "tokens", "checkpoint"), "routellm")
     if known_labels(triton_model) is None:
         return _Question(triton_model, [InferRequestedOutput("OUTPUT", class_count=_MOST_LABELS)])

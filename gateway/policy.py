@@ -13,7 +13,7 @@ from gateway.errors import BadRequest, NotFound
 
 _LONGEST_NAME = 512
 _ROUTER_PREFIX = "router-"
-_NUMBER = re.compile(r"\d+(\.\d*)?(e-?\d+)?|\.\d+", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _ROUTERS: tuple[str, ...] = get_args(Router)
 
 
@@ -66,7 +66,7 @@ def read_wish(fields: Mapping[str, Any], config: Config) -> Wish:
         raise BadRequest(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
     if model in config.policies:
         return Wish(config.policies[model])
-    if model.startswith(_ROUTER_PREFIX) and not _is_upstream_model(model, config):
+    if _is_router_name(model, config):
         return _read_router_name(model, config)
     return Wish(target=_passthrough(model, config), reason="passthrough")
 
@@ -104,8 +104,15 @@ def _threshold(value: Any, param: str) -> float:
     return float(threshold)
 
 
-def _is_upstream_model(model: str, config: Config) -> bool:
-    return any(upstream.model == model for policy in config.policies.values() for upstream in policy.upstreams.values())
+def _is_router_name(model: str, config: Config) -> bool:
+    """Whether a name is RouteLLM's and no model's: one that an llm serves, or the upstream may, is its own."""
+    policies = config.policies.values()
+    if not model.startswith(_ROUTER_PREFIX):
+        return False
+    if any(upstream.model == model for policy in policies for upstream in policy.upstreams.values()):
+        return False
+    is_meant = any(isinstance(policy, RouteLLMPolicy) for policy in policies)
+    return is_meant or model.removeprefix(_ROUTER_PREFIX).partition("-")[0] in _ROUTERS
 
 
 def _read_router_field(field: Any, config: Config) -> Wish:

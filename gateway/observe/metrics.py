@@ -46,7 +46,7 @@ class Metrics:
         )
         self.strong_share = Gauge(
             "llm_router_routellm_strong_share",
-            "Of a policy that holds it: the share of strong calls among its last thousand requests.",
+            "Of a policy that holds it: the share of strong ones among its last thousand decisions.",
             ("policy",),
             registry=self.registry,
         )

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient
 
-from gateway.config import Router
-from gateway.decision import ROUTELLM
+from gateway.config import ROUTELLM, Router
 from scripts.evaluating.ask import TritonError, batches, decode, infer, reach, the_only
 
 ROUTERS: tuple[str, ...] = get_args(Router)

@@ -12,6 +12,7 @@ from gateway.config import AUTOMATIC, ConfigError, Router
 
 _ROUTERS: tuple[str, ...] = get_args(Router)
 _POLICY = "routellm"
+_SLOW_ROUTER_MS = 10_000  # a large network on a CPU, or an embeddings endpoint far away
 _NEED_BOTH = ("router_type", "threshold", "checkpoint_path", "fallback_model", "virtual_model_name")
 _UPSTREAM = {"api_base": "${DYNAMO_API_BASE}", "api_key": "${DYNAMO_API_KEY:-}"}
 
@@ -45,22 +46,35 @@ def check_routellm_options(root: argparse.ArgumentParser, options: argparse.Name
         for name in ("strong_model", "weak_model", "fallback_model"):
             if getattr(options, name) is not None and not getattr(options, name).strip():
                 root.error(f"--{name.replace('_', '-')} is empty")
+        _require_weights(root, options)
         return
     for name in _NEED_BOTH:
         if getattr(options, name) is not None:
             root.error(f"--{name.replace('_', '-')} needs --strong-model and --weak-model")
 
 
-def with_routellm_policy(tree: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """A configuration's tree with the options' policy before its own, as the default one.
+def _require_weights(root: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    router = options.router_type or "mf"
+    variable = f"ROUTELLM_{router.upper()}_CHECKPOINT"
+    if router != "mf" and options.checkpoint_path is None and not os.environ.get(variable):
+        root.error(
+            f"--router-type {router} needs --checkpoint-path or {variable}; "
+            f"scripts/fetch_models routellm_{router} fetches the published weights"
+        )
 
-    Raises ConfigError when the tree is no configuration.
+
+def with_routellm_policy(tree: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """A configuration's tree with the options' policy behind its own, as the default one.
+
+    Raises ConfigError when the tree is no configuration, or has a policy of that name.
     """
     if not isinstance(tree, dict) or not isinstance(tree.get("policies", []), list):
         raise ConfigError([f"{options.config}: expected an object with a list of policies"])
     name = options.virtual_model_name or _POLICY
     name = _POLICY if name in AUTOMATIC else name  # `auto` means the default policy, which this one is
-    models = {options.strong_model: "strong", options.weak_model: "weak"}
+    policies = tree.get("policies", [])
+    if any(isinstance(policy, dict) and policy.get("name") == name for policy in policies):
+        raise ConfigError([f"{options.config}: has a policy {name!r}; --virtual-model-name names another"])
     policy: dict[str, Any] = {
         "name": name,
         "type": "routellm",
@@ -70,8 +84,10 @@ def with_routellm_policy(tree: Any, options: argparse.Namespace) -> dict[str, An
         "threshold": _default_threshold(options) if options.threshold is None else options.threshold,
     }
     if options.fallback_model is not None:
-        policy["fallback"] = models.get(options.fallback_model, options.fallback_model)
-    return {**tree, "default_policy": name, "policies": [policy, *tree.get("policies", [])]}
+        policy["fallback"] = options.fallback_model
+    if policy["router"] != "mf":
+        policy["timeout_ms"] = _SLOW_ROUTER_MS
+    return {**tree, "default_policy": name, "policies": [*policies, policy]}
 
 
 def checkpoint_variable(options: argparse.Namespace) -> dict[str, str]:

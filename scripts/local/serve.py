@@ -204,6 +204,8 @@ def _config_file(options: argparse.Namespace, stack: ExitStack) -> Path:
     if options.strong_model is None:
         file: Path = options.config or ROOT / "deploy" / "router-config-dynamo.yaml"
         return file
+    if options.config:
+        load_config(options.config, os.environ | {"DYNAMO_API_BASE": "http://dynamo"})  # its faults under its own name
     tree = with_routellm_policy(read_yaml(options.config) if options.config else {}, options)
     written = Path(stack.enter_context(TemporaryDirectory(prefix="llm-router-"))) / "config.yaml"
     written.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")

@@ -184,6 +184,8 @@ def test_routellm_policy(tmp_path: Path) -> None:
         ("threshold: 0.3", "threshold: 1.5", "policies[0].threshold: Input should be less than or equal to 1"),
         ("threshold: 0.3", "threshold: .nan", "policies[0].threshold"),
         ("threshold: 0.3, ", "", "policies[0].threshold: missing"),
+        ("threshold: 0.3", "threshold: true", "policies[0].threshold: expected a number"),
+        ("threshold: 0.3", "threshold: 0.3, fallback: ' '", "policies[0].fallback: String should match"),
         ("threshold: 0.3", "threshold: 0.3, router: random", "policies[0].router: Input should be 'mf'"),
         ("threshold: 0.3", "threshold: 0.3, llms: []", "policies[0].llms: unknown key"),
         ("threshold: 0.3", "threshold: 0.3, target_strong_share: 0", "policies[0].target_strong_share"),
@@ -203,6 +205,13 @@ def test_faults_of_routellm_policies_are_named(tmp_path: Path, old: str, new: st
     """Each fault of a RouteLLM policy is one line with the key's path, without the kind of policy in it."""
     faults = _faults(tmp_path, _PAIR.replace(old, new))
     assert any(fault.startswith(complaint) for fault in faults), faults
+
+
+def test_a_routellm_model_needs_a_routellm_policy(tmp_path: Path) -> None:
+    """A policy of labels can't be decided by a win rate, and is told of the other kind."""
+    faults = _faults(tmp_path, "policies:\n" + _policy("p", [("strong", "m"), ("weak", "n")], "routellm_mf"))
+    assert faults == ["policies[0].url: routellm_mf answers with a win rate; expected 'type: routellm'"]
+    assert not _load(tmp_path, "policies:\n" + _policy("p", [("a", "m")], "routellm_mine")).warnings
 
 
 def test_environment_variables_are_checked(tmp_path: Path) -> None:

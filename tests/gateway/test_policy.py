@@ -140,6 +140,7 @@ def test_no_decision_means_the_fallback() -> None:
         ({"model": "router-mf-0"}, "pair", "routellm_mf", 0.0, True),
         ({"model": "router-mf-1"}, "pair", "routellm_mf", 1.0, True),
         ({"model": "router-mf-1e-3"}, "pair", "routellm_mf", 0.001, True),
+        ({"model": "router-mf-.5E+0"}, "pair", "routellm_mf", 0.5, True),
         ({"model": "router-bert-0.4066"}, "bert-pair", "routellm_bert", 0.4066, True),
         ({"model": "router-sw_ranking-0.2"}, "pair", "routellm_sw_ranking", 0.2, True),
         ({"model": "router-causal_llm-0.2"}, "pair", "routellm_causal_llm", 0.2, True),
@@ -195,6 +196,8 @@ def test_routellm_names_without_such_a_policy() -> None:
     """Where no policy has a strong and a weak model, RouteLLM's names are not found."""
     with pytest.raises(NotFound, match="no policy of type 'routellm'"):
         read_wish({"model": "router-mf-0.1"}, _config())
+    # Any other name is a model's, as without this convention.
+    assert read_wish({"model": "router-v2-8b"}, _config()).target == Target("http://default:3", "router-v2-8b", "")
 
 
 @pytest.mark.parametrize(
@@ -219,6 +222,9 @@ def test_routellm_fallbacks() -> None:
     """Without a decision the strong model answers, or what the policy names, with the strong one's base and key."""
     assert fall_back(_PAIR, "decision_timeout").target == Target("http://up:1", "large", "k2")
     assert fall_back(_BERT, "decision_timeout").target.model == "router-tiny"
+    weak = _PAIR.weak.model_copy(update={"api_base": "http://weak:4", "model": "small"})
+    named = _PAIR.model_copy(update={"weak": weak, "fallback": "small"})
+    assert fall_back(named, "decision_timeout").target == Target("http://weak:4", "small", "")
     other = _PAIR.model_copy(update={"fallback": "third"})
     assert fall_back(other, "decision_timeout").target == Target("http://up:1", "third", "k2")
 

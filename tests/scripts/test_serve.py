@@ -136,7 +136,7 @@ def test_the_routellm_proxy_s_commands(tmp_path: Path) -> None:
     assert re.search(r'llm_router_routellm_total{model="gpt-oss-\d+b",policy="switchyard",.*} 1.0', parts["metrics"])
     assert re.search(r"x-routellm-routed-model: gpt-oss-(120|20)b", parts["header"])
     assert parts["stream"].rstrip().endswith("data: [DONE]") and parts["stream"].count("data: ") > 50
-    assert (config["default_policy"], config["policies"][0]["fallback"]) == ("switchyard", "weak")
+    assert (config["default_policy"], config["policies"][0]["fallback"]) == ("switchyard", "gpt-oss-20b")
     assert routed["policy"] == "switchyard" and 0 <= routed["win_rate"] <= 1 and routed["threshold"] == 0.3
 
 
@@ -150,6 +150,10 @@ def test_the_routellm_proxy_s_commands(tmp_path: Path) -> None:
         (["--strong-model", "a", "--weak-model", "b", "--threshold", "nan"], "--threshold: expected a number between"),
         (["--strong-model", "a", "--weak-model", "b", "--router-type", "random"], "--router-type: invalid choice"),
         (["--strong-model", "a", "--weak-model", "b", "--checkpoint-path", "/no"], "'/no' is no folder"),
+        (
+            ["--strong-model", "a", "--weak-model", "b", "--router-type", "bert"],
+            "--router-type bert needs --checkpoint-path or ROUTELLM_BERT_CHECKPOINT; scripts/fetch_models",
+        ),
     ],
 )
 def test_wrong_routellm_options(arguments: list[str], complaint: str) -> None:
@@ -172,14 +176,16 @@ def test_the_routellm_proxy_s_variables(monkeypatch: pytest.MonkeyPatch) -> None
         parser().parse_args([])
 
 
-def test_a_policy_of_options_stands_before_those_of_a_file() -> None:
-    """With a file too, its policies stay, behind that of the options; a clash of names is a fault of the file."""
+def test_a_policy_of_options_stands_behind_those_of_a_file() -> None:
+    """With a file too, its policies stay where they are, that of the options is the default; names may not clash."""
     embedded_threshold = json.loads((EMBEDDED_MF / "config.json").read_text())["threshold_for_half_of_training_prompts"]
     options = parser().parse_args(["--strong-model", "s", "--weak-model", "w", "--virtual-model-name", "auto"])
     tree = with_routellm_policy({"default_policy": "p", "policies": [{"name": "p"}]}, options)
-    assert [policy["name"] for policy in tree["policies"]] == ["routellm", "p"]
+    assert [policy["name"] for policy in tree["policies"]] == ["p", "routellm"]
     assert tree["default_policy"] == "routellm"
-    assert tree["policies"][0]["threshold"] == embedded_threshold != 0.5
+    with pytest.raises(ConfigError, match="has a policy 'routellm'; --virtual-model-name names another"):
+        with_routellm_policy({"policies": [{"name": "routellm"}]}, options)
+    assert tree["policies"][1]["threshold"] == embedded_threshold != 0.5
     options = parser().parse_args(["--strong-model", "s", "--weak-model", "w", "--router-type", "bert"])
     assert with_routellm_policy({}, options)["policies"][0]["threshold"] == 0.5
     with pytest.raises(ConfigError):
