@@ -126,7 +126,7 @@ def _limits(checkpoint: Checkpoint, run: Run) -> str:
             "- It learnt English; other languages get an answer that means little.",
             f"- Unknown was never taught: it is the answer when no task's score reaches {checkpoint.unknown_below:g}. "
             + _coverage(run.calibration),
-            f"- It saw fewer than {_FEW} prompts labelled by reading of: {rare}.",
+            f"- It saw fewer than {_FEW} prompts read or written one by one of: {rare}.",
             "- It has seen no prompt that tries to mislead it.",
         )
     )
