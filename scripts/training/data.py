@@ -52,22 +52,18 @@ class Labels:
 def training_rows(folder: Path, labels: Labels) -> list[Row]:
     """Every row that may teach, each text once.
 
-    A text of labelled/, or that labels.tsv names by its hash, keeps the task that its reader gave it: the other tasks
-    come from rules. Its complexity is its source's where that has one, for both say what the source was collected for
-    (few-shot prompts, questions about a passage), and a reader of one prompt may not see it. A text that stands in any
-    dev file is left out.
+    A text of labelled/ keeps those labels alone: they were given by reading, the others by rules. So does a text that
+    labels.tsv names by its hash. A text that stands in any dev file is left out.
 
     Raises DataError: a row is broken, or of a source that is for evaluation only.
     """
-    one_by_one = {_key(row): row for row in read_rows(folder / "labelled/train.jsonl", labels)}
+    rows = {_key(row): row for row in read_rows(folder / "labelled/train.jsonl", labels)}
     weak: dict[str, Row] = {}
     for name in ("task/train.jsonl", "complexity/train.jsonl"):
         for row in read_rows(folder / name, labels):
             weak[_key(row)] = _merge(weak.get(_key(row)), row)
     read = read_labels(OWN_LABELS, labels)
-    rows = {key: _relabel(row, read) for key, row in weak.items()}
-    for key, row in one_by_one.items():
-        rows[key] = _keep_complexity(row, weak.get(key))
+    rows = {key: _relabel(row, read) for key, row in weak.items()} | rows
     seen = {_key(row) for name in DEV_FILES for row in read_rows(folder / name, labels)}
     kept = [row for key, row in rows.items() if key not in seen]
     forbidden = [row.source for row in kept if EVALUATION_ONLY in row.source]
@@ -101,14 +97,7 @@ def text_hash(text: str) -> str:
 def _relabel(row: Row, read: Mapping[str, tuple[int, int]]) -> Row:
     if (labels := read.get(text_hash(row.text))) is None:
         return row
-    return _keep_complexity(Row(row.text, f"{LABELLED}:{row.source}", *labels), row)
-
-
-def _keep_complexity(read: Row, weak: Row | None) -> Row:
-    """The row as it was read, with the complexity that its source has for it, if any."""
-    if weak is None or weak.complexity == NO_LABEL:
-        return read
-    return replace(read, complexity=weak.complexity)
+    return Row(row.text, f"{LABELLED}:{row.source}", *labels)
 
 
 def read_rows(path: Path, labels: Labels) -> list[Row]:

@@ -31,7 +31,7 @@ class Recipe:
     # What a row weighs in each head's loss: one that was read or written one by one, and one labelled by its source or
     # a rule. Complexity has fewer rows than task, so each of them counts for more.
     task_weights: tuple[float, float] = (3.0, 1.0)
-    complexity_weights: tuple[float, float] = (3.0, 3.0)
+    complexity_weights: tuple[float, float] = (3.0, 2.0)
     with_opening: float = 0.1  # share of the rows that get an opening such as "Prompt: "
 
 

@@ -86,19 +86,11 @@ def test_rows_of_both_files_meet(data: Path, labels: Labels) -> None:
 
 
 def test_a_readers_labels_win(data: Path, labels: Labels) -> None:
-    """A text that was labelled by reading keeps its task, whatever a rule said of it."""
+    """A text that was labelled by reading keeps those labels alone, whatever a rule said of it."""
     read = row("hi,  how are YOU?", task="Other", complexity="Creativity")
     write_rows(data, "labelled/train", [read])
     found = [each for each in training_rows(data, labels) if each.text.lower().startswith("hi")]
     assert [(labels.task[each.task], each.source) for each in found] == [("Other", "labelled:mine")]
-
-
-def test_a_sources_complexity_stays(data: Path, labels: Labels) -> None:
-    """A text that was labelled by reading keeps the complexity that its source has for it."""
-    text = next(text for text, demand in DEMANDS.items() if demand == "No-Label-Reason")
-    write_rows(data, "labelled/train", [row(text, task="Other", complexity="Creativity")])
-    [found] = [each for each in training_rows(data, labels) if each.text == text]
-    assert (labels.task[found.task], labels.complexity[found.complexity]) == ("Other", "No-Label-Reason")
 
 
 @pytest.mark.parametrize(("name", "label"), [("task", "Open QA"), ("complexity", "Reasoning")])
