@@ -2,8 +2,10 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypedDict
 
+import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -14,10 +16,12 @@ from starlette.routing import Route
 from gateway import chat, health
 from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, error_response
-from gateway.models import models
+from gateway.limit import LimitLoad
+from gateway.models import models, watch_models
 from gateway.observe.log import log_record
 from gateway.observe.metrics import Metrics
 from gateway.record import RecordRequests
+from gateway.reload import watch_files
 from gateway.state import State, open_state
 
 
@@ -25,14 +29,17 @@ class _LifespanState(TypedDict):
     router: State
 
 
-def create_app(config: Config) -> Starlette:
-    """The gateway for one configuration."""
+def create_app(config: Config, file: Path) -> Starlette:
+    """The gateway, with the configuration that was read from `file` and will be again when that changes."""
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_LifespanState]:
-        async with open_state(config) as state:
+        async with open_state(config) as state, anyio.create_task_group() as beside:
+            beside.start_soon(watch_models, state)
+            beside.start_soon(watch_files, state, file)
             yield {"router": state}
+            beside.cancel_scope.cancel()
 
     app = Starlette(
         routes=[
@@ -47,7 +54,7 @@ def create_app(config: Config) -> Starlette:
             Route("/config", health.config, methods=["GET"]),
             Route("/metrics", metrics.endpoint, methods=["GET"]),
         ],
-        middleware=[Middleware(RecordRequests, observers=[metrics.count, log_record])],
+        middleware=[Middleware(RecordRequests, observers=[metrics.count, log_record]), Middleware(LimitLoad)],
         exception_handlers={
             GatewayError: _on_gateway_error,
             ClientGone: _on_client_gone,

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.body import Body, parse_body
+from gateway.cache import DecisionCache
 from gateway.config import ROUTELLM, Policy, RouteLLMPolicy
 from gateway.decision import Decision
 from gateway.errors import (
@@ -22,11 +23,12 @@ from gateway.errors import (
     ModelNotServed,
     NotFound,
 )
-from gateway.forward import cancel_when_gone, forward, request_headers
-from gateway.policy import Selection, Wish, fall_back, read_wish, select
-from gateway.prompt import Rule, bounded, text_of_messages, text_of_prompt
+from gateway.forward import Outgoing, cancel_when_gone, forward_to_first_able
+from gateway.policy import Selection, Wish, as_cached, fall_back, read_wish, select
+from gateway.prompt import Rule, bounded, estimated_tokens, text_of_messages, text_of_prompt
 from gateway.share import HeldShare
 from gateway.state import State
+from gateway.targets import Eligibility, Order
 
 _EMBEDDED_ROUTER = "routellm_mf"  # its weights are there: when it is not served, it soon will be
 MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
@@ -87,13 +89,17 @@ async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
     state: State = request.state.router
     routed = await _route(state, endpoint, body, count=True)
     request.state.routed = routed
-    target = routed.selection.target
     path = f"{endpoint.path}?{request.url.query}" if request.url.query else endpoint.path
-    headers = request_headers(request.headers, target, request.state.request_id)
-    response = await forward(state.session, target, path, body.rewritten(target.model), headers)
+    outgoing = Outgoing(path, body, request.headers, request.state.request_id)
+    answer = await forward_to_first_able(
+        state.session, Order(routed.selection.targets), outgoing, state.config.settings, state.eligibility
+    )
+    if answer.reason is not None:
+        selection = replace(routed.selection, targets=(answer.target,), reason=answer.reason)
+        request.state.routed = routed = replace(routed, selection=selection)
     for name, value in decision_headers(routed).items():
-        response.headers[name] = value
-    return response
+        answer.response.headers[name] = value
+    return answer.response
 
 
 async def _explain(request: Request, body: Body) -> Response:
@@ -106,13 +112,14 @@ async def _route(state: State, endpoint: Endpoint, body: Body, count: bool = Fal
     """Who answers this request; with `count` it is one of those over which a share of strong calls is held."""
     wish = read_wish(body.fields, state.config)
     if wish.target is not None:
-        return Routed(Selection(wish.target, wish.reason), wish.policy)
+        return Routed(Selection((wish.target,), wish.reason), wish.policy)
     assert wish.policy is not None  # a wish has one or the other
     if endpoint.field not in body.fields:
         raise BadRequest(f"'{endpoint.field}' is missing", param=endpoint.field)
     text = endpoint.text(body.fields[endpoint.field], wish.policy.input)
     held = state.shares.get(wish.policy.name) if wish.threshold is None else None
-    routed = await decide(state, wish, text, held)
+    routed = await decide(state, wish, text, held, state.cache)
+    routed = replace(routed, selection=_in_order(state.eligibility, routed.selection, body))
     if held is None:
         return routed
     if count and routed.decision is not None:
@@ -120,8 +127,16 @@ async def _route(state: State, endpoint: Endpoint, body: Body, count: bool = Fal
     return replace(routed, strong_share=held.share)
 
 
-async def decide(state: State, wish: Wish, text: str, held: HeldShare | None = None) -> Routed:
-    """Ask Triton and apply the policy that `wish` has; without an answer the policy's fallback stands in.
+def _in_order(eligibility: Eligibility, selection: Selection, body: Body) -> Selection:
+    """The selection with the targets that can take this request now."""
+    order = eligibility.order(selection.targets, estimated_tokens(body.fields) if len(selection.targets) > 1 else 0)
+    return replace(selection, targets=order.targets, reason=order.reason or selection.reason)
+
+
+async def decide(
+    state: State, wish: Wish, text: str, held: HeldShare | None = None, cache: DecisionCache | None = None
+) -> Routed:
+    """Ask Triton, unless `cache` knows, and apply the policy that `wish` has; without an answer its fallback stands in.
 
     Raises NotFound when the request named a RouteLLM router that Triton does not serve.
     """
@@ -130,6 +145,11 @@ async def decide(state: State, wish: Wish, text: str, held: HeldShare | None = N
     if not text.strip():
         return Routed(fall_back(policy, "empty_prompt"), policy)
     seen = bounded(text)
+    threshold = wish.threshold if held is None else held.threshold
+    triton = f"{state.config.triton_target(policy)}/{policy.triton_model}"
+    prompt = cache.hash_of(policy.name, triton, seen) if cache is not None else b""
+    if cache is not None and (remembered := cache.get(prompt)) is not None:
+        return Routed(as_cached(select(policy, remembered, threshold)), policy, remembered, None, seen != text)
     start = time.perf_counter()
     try:
         decision = await state.triton_of(policy).decide(policy.triton_model, seen, policy.timeout_ms / 1000)
@@ -139,7 +159,8 @@ async def decide(state: State, wish: Wish, text: str, held: HeldShare | None = N
         return Routed(fall_back(policy, failure.reason), policy, None, time.perf_counter() - start, seen != text)
     seconds = time.perf_counter() - start
     state.decided_once = True
-    threshold = wish.threshold if held is None else held.threshold
+    if cache is not None:
+        cache.put(prompt, triton, decision)
     return Routed(select(policy, decision, threshold), policy, decision, seconds, seen != text)
 
 
@@ -163,8 +184,8 @@ def decision_headers(routed: Routed) -> dict[str, str]:
         headers["x-router-policy"] = routed.policy.name
     if routed.selection.label is not None:
         headers["X-Chosen-Classifier"] = routed.selection.label
-    if routed.decision_seconds is not None:
-        headers["x-router-decision-ms"] = f"{routed.decision_seconds * 1000:.1f}"
+    if routed.decision_seconds is not None or routed.decision is not None:  # a remembered one took no time
+        headers["x-router-decision-ms"] = f"{(routed.decision_seconds or 0.0) * 1000:.1f}"
     # Model names come from clients, labels from Triton: neither may break out of its header.
     return {name: _UNSAFE_IN_HEADER.sub("?", value) for name, value in headers.items()}
 
@@ -176,6 +197,7 @@ def explanation(routed: Routed) -> dict[str, Any]:
         "policy": routed.policy.name if routed.policy else None,
         "label": routed.selection.label,
         "model": routed.selection.target.model,
+        "fallbacks": [target.model for target in routed.selection.targets[1:]],
         "reason": routed.selection.reason,
         "decision_ms": None if seconds is None else round(seconds * 1000, 1),
         "scores": dict(zip(decision.labels, decision.scores, strict=True)) if decision and decision.labels else None,

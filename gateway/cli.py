@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     match options.command:
         case "serve":
-            return _serve(config, options.host, options.port)
+            return _serve(config, options.config, options.host, options.port)
         case "route":
             return _route(config, options.policy, options.prompt, options.json)
     return 2 if options.strict and config.warnings else 0
@@ -63,10 +63,10 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def _serve(config: Config, host: str, port: int) -> int:
+def _serve(config: Config, file: Path, host: str, port: int) -> int:
     configure_logging()
     uvicorn.run(
-        create_app(config),
+        create_app(config, file),
         host=host,
         port=port,
         log_config=None,  # its messages go the way of ours

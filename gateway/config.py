@@ -36,6 +36,7 @@ ROUTELLM = "routellm_"
 ROUTELLM_MODELS = frozenset(f"{ROUTELLM}{router}" for router in get_args(Router))
 """Their names at Triton."""
 _UNCLASSIFIED = ("Unknown", "No-Label-Reason")
+_LONGEST_KEY = 65_536  # no header is longer
 AUTOMATIC = ("", "auto")
 """The model names that mean the default policy."""
 
@@ -106,6 +107,12 @@ def _not_empty(items: tuple[_T, ...]) -> tuple[_T, ...]:
     return items
 
 
+def _names(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(name.strip() for name in names):
+        raise ValueError("expected names that are not empty")
+    return names
+
+
 class Upstream(BaseModel):
     """A model, and where it is served."""
 
@@ -117,7 +124,21 @@ class Upstream(BaseModel):
     api_key: Annotated[SecretStr, BeforeValidator(_key)] = Field(
         default=SecretStr(""), description="sent upstream as a bearer token; empty or missing: the client's own goes on"
     )
+    api_key_file: Path | None = Field(
+        default=None, description="a file that holds the key, in place of `api_key`: a mounted secret"
+    )
     model: str = Field(min_length=1, description="the name under which the upstream serves it")
+    fallbacks: Annotated[tuple[str, ...], AfterValidator(_names)] = Field(
+        default=(),
+        description="who answers, in this order, when this model can't: names of the policy's other llms (`strong`, "
+        "`weak`), or of other models at the same `api_base`",
+    )
+    context_length: int | None = Field(
+        default=None,
+        ge=1,
+        description="tokens that the model can hold, prompt and answer together: a request that is too long for it "
+        "goes to the first fallback that has room",
+    )
 
 
 class Llm(Upstream):
@@ -138,6 +159,23 @@ class BasePolicy(BaseModel):
         "or `conversation`",
     )
     timeout_ms: int = Field(default=1000, ge=1, le=60_000, description="how long a decision may take, in milliseconds")
+
+    @property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """Every model that may answer, by the name under which a request may ask for it."""
+        raise NotImplementedError
+
+    def in_order(self, upstream: Upstream) -> tuple[Upstream, ...]:
+        """`upstream` and its fallbacks, each model once.
+
+        A fallback is one of the policy's by its name, else by its model, else a model served where `upstream` is.
+        """
+        by_name = {each.model: each for each in self.upstreams.values()} | dict(self.upstreams)
+        found = {(upstream.api_base, upstream.model): upstream}
+        for name in upstream.fallbacks:
+            other = by_name.get(name) or upstream.model_copy(update={"model": name, "context_length": None})
+            found.setdefault((other.api_base, other.model), other)
+        return tuple(found.values())
 
 
 class Policy(BasePolicy):
@@ -263,6 +301,28 @@ AnyPolicy = Annotated[
 ]
 
 
+_Seconds = Annotated[float, BeforeValidator(_number), Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """Bounds of the gateway itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_requests: int = Field(
+        default=2048, ge=1, description="requests answered at once, running streams included; 429 beyond"
+    )
+    connect_seconds: _Seconds = Field(default=5.0, description="how long connecting to an upstream may take")
+    silence_seconds: _Seconds = Field(
+        default=600.0, description="how long an upstream may be silent, before its answer and within it"
+    )
+    answer_seconds: _Seconds = Field(default=3600.0, description="how long an answer may take in all; it is cut then")
+    cache_entries: int = Field(
+        default=10_000, ge=0, le=10_000_000, description="decisions remembered, by a hash of the prompt; 0: none"
+    )
+    cache_seconds: _Seconds = Field(default=300.0, description="how long a decision is remembered")
+
+
 class File(BaseModel):
     """The file's top level."""
 
@@ -270,6 +330,7 @@ class File(BaseModel):
 
     default_policy: str | None = Field(default=None, description="the policy of requests that name none; the first")
     policies: Annotated[tuple[AnyPolicy, ...], AfterValidator(_not_empty)] = Field(description="the policies")
+    gateway: Settings = Field(default=Settings(), description="bounds of the gateway itself")
 
 
 @dataclass(frozen=True)
@@ -283,6 +344,9 @@ class Config:
     triton_grpc_url: str | None
     """`TRITON_GRPC_URL`: host:port in place of every policy's own."""
     warnings: tuple[str, ...]
+    settings: Settings = Settings()
+    key_files: tuple[Path, ...] = ()
+    """Files that keys were read from."""
 
     def triton_target(self, policy: Policy | RouteLLMPolicy) -> str:
         """Where `policy`'s Triton listens for gRPC."""
@@ -301,6 +365,7 @@ class Config:
         return {
             "default_policy": self.default_policy.name,
             "policies": policies,
+            "gateway": self.settings.model_dump(mode="json"),
             "upstream": self.upstream,
             "triton_grpc_url": self.triton_grpc_url,
         }
@@ -308,7 +373,7 @@ class Config:
 
 def _redacted(upstream: Upstream) -> dict[str, Any]:
     shown = upstream.model_dump(mode="json")
-    for key in shown.keys() - {"name", "api_base", "model", "api_key"}:  # unknown keys may hold anything
+    for key in upstream.model_extra or ():  # unknown keys may hold anything
         shown[key] = "[REDACTED]" if shown[key] else shown[key]
     return shown | {"api_key": "[REDACTED]" if upstream.api_key.get_secret_value() else ""}
 
@@ -325,6 +390,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     except RecursionError:
         raise ConfigError([f"{path}: is nested too deeply, or an alias refers to itself"]) from None
     faults, warnings = _judge_unset(unset)
+    key_files = _read_key_files(tree, faults)
     try:
         file = File.model_validate(tree)
     except ValidationError as error:
@@ -348,6 +414,8 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         policies=policies,
         upstream=upstream,
         triton_grpc_url=triton_grpc_url,
+        settings=file.gateway,
+        key_files=key_files,
         warnings=tuple(f"{path}: {warning}" for warning in dict.fromkeys(warnings)),
     )
 
@@ -421,6 +489,42 @@ def _expand(node: Any, environ: Mapping[str, str], place: str, unset: dict[str, 
         return value or ""
 
     return _VARIABLE.sub(replace, node)
+
+
+def _read_key_files(tree: Any, faults: list[str]) -> tuple[Path, ...]:
+    """Puts the content of each `api_key_file` in `tree` where its `api_key` would stand, and returns the files."""
+    found = []
+    for place, upstream in _upstreams_in(tree):
+        name = upstream.get("api_key_file")
+        if not isinstance(name, str):
+            continue  # missing, or a fault of another kind
+        if upstream.get("api_key"):
+            faults.append(f"{place}.api_key_file: there is an api_key, too; expected one of them")
+            continue
+        found.append(Path(name))
+        try:
+            with found[-1].open(encoding="utf-8") as file:
+                upstream["api_key"] = file.read(_LONGEST_KEY).strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is not valid UTF-8"
+            faults.append(f"{place}.api_key_file: {name} cannot be read: {reason}")
+            continue
+        if not upstream["api_key"]:
+            faults.append(f"{place}.api_key_file: {name} is empty")
+    return tuple(dict.fromkeys(found))
+
+
+def _upstreams_in(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object of an unchecked file that would be an llm, a strong or a weak model, and its place."""
+    policies = tree.get("policies") if isinstance(tree, dict) else None
+    for index, policy in enumerate(policies if isinstance(policies, list) else ()):
+        if not isinstance(policy, dict):
+            continue
+        llms = policy.get("llms")
+        named = {f"llms[{number}]": llm for number, llm in enumerate(llms if isinstance(llms, list) else ())}
+        for name, upstream in (named | {"strong": policy.get("strong"), "weak": policy.get("weak")}).items():
+            if isinstance(upstream, dict):
+                yield f"policies[{index}].{name}", upstream
 
 
 def _judge_unset(unset: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:

@@ -1,7 +1,9 @@
 """What Triton says of a prompt: one gRPC call, under a deadline."""
 
 import math
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -12,7 +14,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from gateway.config import ROUTELLM_MODELS
-from gateway.errors import DecisionFailed, DecisionTimeout, ModelNotServed, TritonUnavailable
+from gateway.errors import DecisionFailed, DecisionPaused, DecisionTimeout, ModelNotServed, TritonUnavailable
 from gateway.labels import known_labels
 
 _CHANNEL_ARGUMENTS = [
@@ -27,6 +29,12 @@ _CHANNEL_ARGUMENTS = [
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
 _NOT_READY = "is not ready"
+MISSES = 3
+"""Deadlines missed in a row after which a model is left alone."""
+
+PAUSE_SECONDS = 2.0
+"""For how long: two seconds of fallbacks, and then one request that waits for the deadline in vain."""
+
 _MOST_LABELS = 4096  # asked of a model that is not ours; Triton answers with as many as it has
 
 
@@ -71,12 +79,41 @@ def _ask_for(model: str, outputs: Sequence[str], kind: str) -> _Question:
     return _Question(model, [InferRequestedOutput(name) for name in outputs], kind)
 
 
+@dataclass(slots=True)
+class Patience:
+    """When a model that misses its deadlines is left alone. For one event loop."""
+
+    clock: Callable[[], float] = time.monotonic
+    _missed: int = 0
+    _asked_again_at: float = 0.0
+
+    def may_ask(self) -> bool:
+        """Whether to ask now. After a pause one request is let through, and with it the next pause begins."""
+        if self._missed < MISSES:
+            return True
+        if self.clock() < self._asked_again_at:
+            return False
+        self._asked_again_at = self.clock() + PAUSE_SECONDS
+        return True
+
+    def missed(self) -> None:
+        """The model did not answer within the deadline."""
+        self._missed += 1
+        if self._missed >= MISSES:
+            self._asked_again_at = self.clock() + PAUSE_SECONDS
+
+    def answered(self) -> None:
+        """It answered, or said at once that it can't: it does not stall."""
+        self._missed = 0
+
+
 class TritonClient:
     """One Triton. To be made inside the running event loop, and closed."""
 
     def __init__(self, target: str) -> None:
         """`target`: host:port of its gRPC endpoint."""
         self._client = InferenceServerClient(target, channel_args=_CHANNEL_ARGUMENTS)
+        self._patience: defaultdict[tuple[str, float], Patience] = defaultdict(Patience)
 
     async def close(self) -> None:
         await self._client.close()
@@ -84,16 +121,35 @@ class TritonClient:
     async def decide(self, triton_model: str, text: str, seconds: float) -> Decision:
         """Classify `text` with `triton_model`. Cancelling the call cancels the request at Triton.
 
-        Raises DecisionTimeout past `seconds`, TritonUnavailable when it cannot be reached or does not serve the
-        model, DecisionFailed for any other failure.
+        Raises DecisionTimeout past `seconds`, DecisionPaused right after several of those in a row, TritonUnavailable
+        when it cannot be reached or does not serve the model, DecisionFailed for any other failure.
         """
+        patience = self._patience[triton_model, seconds]  # a model's deadlines are those of its policies: a few
+        if not patience.may_ask():
+            raise DecisionPaused("no decision within the deadline several times in a row")
+        try:
+            decision = await self._ask(triton_model, text, seconds)
+        except DecisionTimeout:
+            patience.missed()
+            raise
+        except DecisionFailed:
+            patience.answered()
+            raise
+        patience.answered()
+        return decision
+
+    async def _ask(self, triton_model: str, text: str, seconds: float) -> Decision:
         question = _question(triton_model)
         prompt = InferInput("INPUT", [1, 1], "BYTES")
         # A lone surrogate, which JSON can carry, has no UTF-8: it becomes a question mark.
         prompt.set_data_from_numpy(np.array([[text.encode(errors="replace")]], dtype=np.object_))
         try:
             result = await self._client.infer(
-                question.model, [prompt], outputs=question.outputs, client_timeout=seconds
+                question.model,
+                [prompt],
+                outputs=question.outputs,
+                client_timeout=seconds,
+                timeout=int(seconds * 1e6),  # microseconds that it may wait in a queue, whose policy is to refuse then
             )
         except InferenceServerException as error:
             raise _failure(error) from error

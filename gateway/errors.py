@@ -4,11 +4,13 @@ GatewayError                    one of ours; `status` and an OpenAI-shaped body
 ├── BadRequest            400   the request itself is wrong; `param` names where
 ├── NotFound              404   it names a policy, llm or model that is not there
 ├── BodyTooLarge          413   it is longer than the gateway reads
+├── TooManyRequests       429   the gateway has as many requests in hand as it takes
 ├── UpstreamUnavailable   502   the model's server refused or broke off before it answered
 └── UpstreamTimeout       504   the model's server did not begin to answer in time
 
 DecisionFailed                  Triton gave no decision: never reaches the client, the policy's fallback answers
 ├── DecisionTimeout             it did not answer within the policy's deadline
+├── DecisionPaused              it has not several times in a row, and is left alone for a moment
 └── TritonUnavailable           it cannot be reached, or does not serve the model
     └── ModelNotServed          it answers, and does not serve the model
 
@@ -62,6 +64,17 @@ class BodyTooLarge(GatewayError):
     default_code = "body_too_large"
 
 
+class TooManyRequests(GatewayError):
+    status = 429
+    type = "rate_limit_error"
+    default_code = "gateway_overloaded"
+
+    def response(self) -> AsciiJSONResponse:
+        response = super().response()
+        response.headers["retry-after"] = "1"
+        return response
+
+
 class UpstreamUnavailable(GatewayError):
     status = 502
     type = "upstream_error"
@@ -82,6 +95,10 @@ class DecisionFailed(Exception):
 
 class DecisionTimeout(DecisionFailed):
     reason = "decision_timeout"
+
+
+class DecisionPaused(DecisionFailed):
+    reason = "triton_paused"
 
 
 class TritonUnavailable(DecisionFailed):

@@ -1,6 +1,8 @@
 """Bytes through: the request to the upstream, its answer to the client, neither read nor changed."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 import anyio
@@ -9,8 +11,11 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.body import Body
+from gateway.config import Settings
 from gateway.errors import UpstreamTimeout, UpstreamUnavailable
 from gateway.policy import Target
+from gateway.targets import UNABLE, Eligibility, Order, rest_seconds
 
 HOP_BY_HOP = frozenset(
     {
@@ -27,8 +32,6 @@ HOP_BY_HOP = frozenset(
 )
 _NOT_FORWARDED = HOP_BY_HOP | {"host", "content-length", "expect"}
 _NOT_RETURNED = HOP_BY_HOP | {"date"}  # the HTTP server writes its own
-_CONNECT_SECONDS = 5.0
-_SILENCE_SECONDS = 600.0  # a long prompt on a busy GPU; the same as the openai client's own patience
 _KEEP_ALIVE_SECONDS = 4.0  # less than common servers' 5, so that a connection is seldom used as it closes
 _CHUNK_BYTES = 65536
 # What a kept connection raises when the upstream closed it in the moment that it was used. Nothing has been answered
@@ -43,7 +46,6 @@ def open_session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS),
         read_bufsize=_CHUNK_BYTES,
         max_line_size=65536,
         max_field_size=65536,
@@ -73,22 +75,92 @@ def _connection_options(values: Iterable[str]) -> set[str]:
     return {option.strip().lower() for value in values for option in value.split(",")}
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A client's request as it goes to whichever target answers it."""
+
+    path: str
+    """With the query, if there is one."""
+    body: Body
+    headers: Headers
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An upstream's answer, who gave it, and why another target than the first did."""
+
+    response: "UpstreamResponse"
+    target: Target
+    reason: str | None
+
+
+async def forward_to_first_able(
+    session: aiohttp.ClientSession, order: Order, outgoing: Outgoing, settings: Settings, eligibility: Eligibility
+) -> Answer:
+    """The answer of the first target that is able to give one, or else the last answer that there was.
+
+    Nothing of an answer has gone to the client when the next target is asked. Raises what `forward` does when no
+    target gave any answer.
+    """
+    reason = order.reason
+    last: Answer | None = None
+    failure: UpstreamUnavailable | None = None
+    try:
+        for target in order.targets:
+            try:
+                response = await forward(session, target, outgoing, settings)
+            except UpstreamUnavailable as error:
+                eligibility.rest(target)
+                failure, reason = error, "target_unavailable"
+                continue
+            if last is not None:
+                last.response.upstream.close()
+            last = Answer(response, target, reason)
+            if response.status_code not in UNABLE:
+                eligibility.answered(target)
+                return last
+            eligibility.rest(target, rest_seconds(response.headers.get("retry-after")))
+            reason = UNABLE[response.status_code]
+    except BaseException:  # the client has left, or the next target is silent
+        if last is not None:
+            last.response.upstream.close()
+        raise
+    if last is None:
+        assert failure is not None  # there is a target, and it gave an answer or failed
+        raise failure
+    return last
+
+
 async def forward(
-    session: aiohttp.ClientSession, target: Target, path: str, body: bytes, headers: list[tuple[str, str]]
+    session: aiohttp.ClientSession, target: Target, outgoing: Outgoing, settings: Settings
 ) -> "UpstreamResponse":
     """Send the request and wait for the head of the answer.
 
     A request that meets the end of a kept connection is sent a second time. Raises UpstreamUnavailable when the
     upstream cannot be reached or breaks off first, UpstreamTimeout when it is silent for too long.
     """
+    send = partial(
+        session.post,
+        data=outgoing.body.rewritten(target.model),
+        headers=request_headers(outgoing.headers, target, outgoing.request_id),
+        allow_redirects=False,
+        timeout=aiohttp.ClientTimeout(
+            total=settings.answer_seconds,
+            sock_connect=settings.connect_seconds,
+            sock_read=settings.silence_seconds,
+        ),
+    )
     try:
-        url = yarl.URL(target.api_base + path, encoded=True)
+        url = yarl.URL(target.api_base + outgoing.path, encoded=True)
         try:
-            answer = await session.post(url, data=body, headers=headers, allow_redirects=False)
+            answer = await send(url)
         except _CLOSED_WHILE_IDLE as error:
             if isinstance(error, aiohttp.ClientConnectorError):
                 raise  # it was never open
-            answer = await session.post(url, data=body, headers=headers, allow_redirects=False)
+            answer = await send(url)
+    except aiohttp.ConnectionTimeoutError as error:
+        raise UpstreamUnavailable("the model's server cannot be reached (connecting took too long)") from error
     except (aiohttp.ServerTimeoutError, TimeoutError) as error:
         raise UpstreamTimeout("the model's server did not answer in time") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:

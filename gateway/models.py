@@ -15,6 +15,8 @@ from gateway.errors import AsciiJSONResponse
 from gateway.state import State
 
 _SECONDS = 5.0
+_REFRESH_SECONDS = 10.0
+_MOST_BYTES = 8 * 1024 * 1024
 _loads = partial(json.loads, parse_constant=refuse_constant)
 _log = logging.getLogger(__name__)
 
@@ -25,8 +27,24 @@ async def models(request: Request) -> AsciiJSONResponse:
     keys = {base: f"Bearer {key}" if key else own_key for base, key in _upstreams(state.config).items()}
     lists = await asyncio.gather(*(_models_of(state.session, base, key) for base, key in keys.items()))
     own = [{"id": name, "object": "model", "owned_by": "llm-router"} for name in ("auto", *state.config.policies)]
-    by_id = {model["id"]: model for model in [*own, *(model for models in lists for model in models)]}
+    by_id = {model["id"]: model for model in [*own, *(model for models in lists for model in models or ())]}
     return AsciiJSONResponse({"object": "list", "data": list(by_id.values())})
+
+
+async def watch_models(state: State) -> None:
+    """Keeps what is known of the upstreams' models fresh; never returns."""
+    while True:
+        await refresh(state)
+        await asyncio.sleep(_REFRESH_SECONDS)
+
+
+async def refresh(state: State) -> None:
+    """Asks every upstream for its models, with its own key."""
+    keys = {base: f"Bearer {key}" if key else "" for base, key in _upstreams(state.config).items()}
+    lists = await asyncio.gather(*(_models_of(state.session, base, key) for base, key in keys.items()))
+    for base, models in zip(keys, lists, strict=True):
+        listed = None if models is None else frozenset(model["id"] for model in models)
+        state.eligibility.list_models(base, listed)
 
 
 def _upstreams(config: Config) -> dict[str, str]:
@@ -38,16 +56,26 @@ def _upstreams(config: Config) -> dict[str, str]:
     return bases
 
 
-async def _models_of(session: aiohttp.ClientSession, base: str, authorization: str) -> list[dict[str, Any]]:
-    """What one upstream lists; nothing when it does not answer, so that one that is down hides no other's."""
-    headers = {"authorization": authorization} if authorization else {}
+async def _models_of(session: aiohttp.ClientSession, base: str, authorization: str) -> list[dict[str, Any]] | None:
+    """What one upstream lists; None when it does not say, so that one that is down hides no other's."""
+    headers = {"connection": "close"} | ({"authorization": authorization} if authorization else {})
     try:
         async with session.get(
             f"{base}/v1/models", headers=headers, timeout=aiohttp.ClientTimeout(_SECONDS), allow_redirects=False
         ) as answer:
             answer.raise_for_status()
-            listed = (await answer.json(loads=_loads))["data"]
+            listed = _loads(await _read(answer))["data"]
             return [model for model in listed if isinstance(model["id"], str)]
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
-        _log.warning("upstream lists no models: %s: %s", base, type(error).__name__)
-        return []
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _log.debug("upstream lists no models: %s: %s", base, type(error).__name__)
+        return None
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """The body. Raises ValueError when it is longer than any list of models."""
+    raw = bytearray()
+    async for chunk in answer.content.iter_any():
+        raw += chunk
+        if len(raw) > _MOST_BYTES:
+            raise ValueError("too long")
+    return bytes(raw)

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from gateway.body import ROUTER_FIELD
@@ -23,7 +23,9 @@ class Target:
 
     api_base: str
     model: str
-    api_key: str = ""
+    api_key: str = field(default="", repr=False)
+    context_length: int | None = None
+    """Tokens that it can hold, prompt and answer together; None when nobody said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +43,18 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The model that answers, and why."""
+    """The models that may answer, the chosen one first, and why."""
 
-    target: Target
+    targets: tuple[Target, ...]
     reason: str
     label: str | None = None
     threshold: float | None = None
     """What the win rate was compared with."""
+
+    @property
+    def target(self) -> Target:
+        """The model that answers."""
+        return self.targets[0]
 
 
 def read_wish(fields: Mapping[str, Any], config: Config) -> Wish:
@@ -190,20 +197,39 @@ def select(policy: Policy | RouteLLMPolicy, decision: Decision, threshold: float
     except ValueError:  # only for labels that were not known when the configuration was read
         llm = next((llm for llm in policy.llms if llm.name == decision.label), None)
     if llm is None:
-        return Selection(_target(policy.fallback_llm), "no_llm_for_label", decision.label)
-    return Selection(_target(llm), "decided", decision.label)
+        return Selection(_targets(policy, policy.fallback_llm), "no_llm_for_label", decision.label)
+    return Selection(_targets(policy, llm), "decided", decision.label)
 
 
 def _select_by_win_rate(policy: RouteLLMPolicy, decision: Decision, threshold: float) -> Selection:
     assert decision.win_rate is not None  # what RouteLLM's models answer
     label = "strong" if decision.win_rate >= threshold else "weak"
-    return Selection(_target(policy.upstreams[label]), "decided", label, threshold)
+    return Selection(_targets(policy, policy.upstreams[label]), "decided", label, threshold)
 
 
 def fall_back(policy: Policy | RouteLLMPolicy, reason: str) -> Selection:
     """What answers when there is no decision."""
-    return Selection(_target(policy.fallback_llm), reason)
+    return Selection(_targets(policy, policy.fallback_llm), reason)
+
+
+def as_cached(selection: Selection) -> Selection:
+    """The same selection, by a decision that was remembered."""
+    return replace(selection, reason="cached") if selection.reason == "decided" else selection
+
+
+def all_targets(config: Config) -> frozenset[Target]:
+    """Every target that a policy may choose."""
+    return frozenset(
+        target
+        for policy in config.policies.values()
+        for upstream in policy.upstreams.values()
+        for target in _targets(policy, upstream)
+    )
+
+
+def _targets(policy: Policy | RouteLLMPolicy, upstream: Upstream) -> tuple[Target, ...]:
+    return tuple(_target(each) for each in policy.in_order(upstream))
 
 
 def _target(upstream: Upstream) -> Target:
-    return Target(upstream.api_base, upstream.model, upstream.api_key.get_secret_value())
+    return Target(upstream.api_base, upstream.model, upstream.api_key.get_secret_value(), upstream.context_length)

@@ -19,6 +19,7 @@ class HeldShare:
     def __init__(self, target: float, threshold: float) -> None:
         """`target`: the share wanted, between 0 and 1; `threshold`: what the first win rate is compared with."""
         self.target = target
+        self.first = threshold
         self.threshold = threshold
         self._recent: deque[bool] = deque(maxlen=_REMEMBERED)
 

@@ -1,48 +1,77 @@
-"""What lives as long as the server: the configuration and the clients, made in the lifespan."""
+"""What lives as long as the server: the configuration in force, the clients, and what is learnt on the way."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
+from gateway.cache import DecisionCache
 from gateway.config import Config, Policy, RouteLLMPolicy
 from gateway.decision import TritonClient
 from gateway.forward import open_session
+from gateway.limit import Load
+from gateway.policy import all_targets
 from gateway.share import HeldShare
+from gateway.targets import Eligibility
 
 
 @dataclass(slots=True)
 class State:
-    """Shared by all requests."""
+    """Shared by all requests. For one event loop."""
 
     config: Config
+    """Read once by each request: a reload replaces it while requests are in hand."""
     session: aiohttp.ClientSession
-    tritons: dict[str, TritonClient]
-    shares: dict[str, HeldShare]
+    tritons: dict[str, TritonClient] = field(default_factory=dict)
+    """By address; those of configurations before are kept for the requests that began with them."""
+    shares: dict[str, HeldShare] = field(default_factory=dict)
     """Of the policies that hold a share of strong calls, by name."""
+    cache: DecisionCache = field(default_factory=lambda: DecisionCache(0, 1.0))
+    eligibility: Eligibility = field(default_factory=Eligibility)
+    load: Load = field(default_factory=Load)
     decided_once: bool = False
     """Whether any decision has succeeded since the start: what readiness waits for."""
+    reloads: dict[str, int] = field(default_factory=lambda: {"adopted": 0, "refused": 0})
+    """How often a changed configuration was adopted, or refused."""
+    file_is_in_force: bool = True
+    """Whether the configuration file as it is now was adopted."""
+
+    def adopt(self, config: Config) -> None:
+        """`config` is in force from now on; requests in hand go on with the one that they began with."""
+        for target in {config.triton_target(policy) for policy in config.policies.values()} - self.tritons.keys():
+            self.tritons[target] = TritonClient(target)
+        self.shares = _held_shares(config, self.shares)
+        settings = config.settings
+        if (self.cache.entries, self.cache.seconds) != (settings.cache_entries, settings.cache_seconds):
+            self.cache = DecisionCache(settings.cache_entries, settings.cache_seconds)
+        self.eligibility.follow(all_targets(config))
+        self.config = config
 
     def triton_of(self, policy: Policy | RouteLLMPolicy) -> TritonClient:
         return self.tritons[self.config.triton_target(policy)]
+
+    async def close(self) -> None:
+        for client in self.tritons.values():
+            await client.close()
 
 
 @asynccontextmanager
 async def open_state(config: Config) -> AsyncIterator[State]:
     """Clients for every Triton and upstream in `config`, closed in the end."""
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(open_session())
-        tritons = {}
-        for target in {config.triton_target(policy) for policy in config.policies.values()}:
-            tritons[target] = TritonClient(target)
-            stack.push_async_callback(tritons[target].close)
-        yield State(config, session, tritons, _held_shares(config))
+        state = State(config, await stack.enter_async_context(open_session()))
+        stack.push_async_callback(state.close)
+        state.adopt(config)
+        yield state
 
 
-def _held_shares(config: Config) -> dict[str, HeldShare]:
-    return {
-        name: HeldShare(policy.target_strong_share, policy.threshold)
-        for name, policy in config.policies.items()
-        if isinstance(policy, RouteLLMPolicy) and policy.target_strong_share is not None
-    }
+def _held_shares(config: Config, before: dict[str, HeldShare]) -> dict[str, HeldShare]:
+    """One for each policy that holds a share; what was learnt before stays with a policy that wants the same."""
+    held = {}
+    for name, policy in config.policies.items():
+        if isinstance(policy, RouteLLMPolicy) and policy.target_strong_share is not None:
+            new = HeldShare(policy.target_strong_share, policy.threshold)
+            old = before.get(name, new)
+            held[name] = old if (old.target, old.first) == (new.target, new.first) else new
+    return held

@@ -17,6 +17,7 @@ from tests.repository import repository_with_renamed_ensemble
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_CONFIG = ROOT / "deploy" / "router-config-dynamo.yaml"
+WITHOUT_CACHE = "gateway: {cache_entries: 0}\n"  # for tests that ask Triton the same thing again
 MODELS = (
     "llama-3.3-nemotron-super-49b-v1",
     "llama-3.1-70b-instruct",
@@ -64,10 +65,11 @@ StartGateway = Callable[..., Gateway]
 
 @pytest.fixture(scope="session")
 def gateway(triton: Triton, dynamo: DemoDynamo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """The gateway with the default configuration and patient deadlines."""
+    """The gateway with the default configuration, patient deadlines and no memory of decisions."""
     folder = tmp_path_factory.mktemp("gateway")
     config = folder / "config.yaml"
-    config.write_text(DEFAULT_CONFIG.read_text().replace("    llms:", "    timeout_ms: 30000\n    llms:"))
+    text = DEFAULT_CONFIG.read_text().replace("    llms:", "    timeout_ms: 30000\n    llms:")
+    config.write_text(WITHOUT_CACHE + text)
     with running_gateway(config, folder, DYNAMO_API_BASE=dynamo.url, TRITON_GRPC_URL=triton.grpc_url) as started:
         yield started
 

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from gateway.chat import Routed
 from gateway.config import RouteLLMPolicy
 from gateway.record import Record
+from gateway.state import State
 
 # A GPU decides in a few milliseconds, two CPU cores in tens; the default deadline is one second.
 _DECISION_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -100,4 +101,36 @@ class Metrics:
 
     async def endpoint(self, request: Request) -> Response:
         """`GET /metrics`."""
-        return Response(generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        content = generate_latest(self.registry) + generate_latest(state_now(request.state.router))
+        return Response(content, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def state_now(state: State) -> CollectorRegistry:
+    """What is so at this moment, as opposed to what happened to requests."""
+    registry = CollectorRegistry()
+
+    def gauge(name: str, documentation: str, value: float) -> None:
+        Gauge(f"llm_router_{name}", documentation, registry=registry).set(value)
+
+    gauge("requests_in_hand", "POST requests being answered, running streams included.", state.load.requests)
+    gauge("body_bytes_in_hand", "Bytes of their bodies.", state.load.body_bytes)
+    gauge("max_requests", "Requests past which the gateway answers 429.", state.config.settings.max_requests)
+    gauge("decision_cache_entries", "Decisions remembered now.", len(state.cache))
+    gauge("decision_cache_capacity", "Decisions remembered at most; 0: the cache is off.", state.cache.entries)
+    gauge(
+        "config_in_force",
+        "1 when the configuration file as it is now is in force, 0 when it was refused.",
+        state.file_is_in_force,
+    )
+    cache = Counter("llm_router_decision_cache", "Decisions looked up.", ("result",), registry=registry)
+    cache.labels("hit").inc(state.cache.hits)
+    cache.labels("miss").inc(state.cache.misses)
+    reloads = Counter("llm_router_config_reloads", "Changed configurations.", ("result",), registry=registry)
+    for result, count in state.reloads.items():
+        reloads.labels(result).inc(count)
+    eligible = Gauge(
+        "llm_router_target_eligible", "1 when a model can take requests now.", ("upstream", "model"), registry=registry
+    )
+    for target in state.eligibility.followed:
+        eligible.labels(target.api_base, target.model).set(state.eligibility.eligible(target))
+    return registry

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+_LIST = b"GET /v1/models "
+
 
 @dataclass
 class Connection:
@@ -20,13 +22,18 @@ class Tee:
     """Relays what connects to its own port to another, byte by byte, a thread for each direction."""
 
     def __init__(self, host: str, port: int) -> None:
-        self.connections: list[Connection] = []
+        self._connections: list[Connection] = []
         self._target = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
         self._spawn(self._accept)
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that asked for anything but the list of models, which the gateway asks for by itself."""
+        return [each for each in self._connections if each.received and not each.received.startswith(_LIST)]
 
     @property
     def url(self) -> str:
@@ -56,7 +63,7 @@ class Tee:
             server = socket.create_connection(self._target)
             self._sockets.append(server)
             connection = Connection()
-            self.connections.append(connection)
+            self._connections.append(connection)
             self._spawn(self._pump, client, server, connection, connection.received, "client")
             self._spawn(self._pump, server, client, connection, connection.sent, "server")
 

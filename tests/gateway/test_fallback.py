@@ -3,10 +3,11 @@ import signal
 import time
 from pathlib import Path
 
+from gateway.decision import MISSES
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port
 from scripts.local.triton import Triton
-from tests.conftest import DEFAULT_CONFIG, StartGateway, free_ports
+from tests.conftest import DEFAULT_CONFIG, WITHOUT_CACHE, StartGateway, free_ports
 from tests.gateway.client import Gateway, chat
 from tests.processes import stubs_of
 
@@ -40,12 +41,14 @@ def test_requests_are_answered_whatever_happens_to_triton(
     triton.start()
     try:
         triton.wait()
-        gateway = start_gateway(DEFAULT_CONFIG.read_text(), TRITON_GRPC_URL=triton.grpc_url)
+        gateway = start_gateway(WITHOUT_CACHE + DEFAULT_CONFIG.read_text(), TRITON_GRPC_URL=triton.grpc_url)
         assert triton.process is not None
         _reach(gateway, "decided")
 
         os.kill(triton.process.pid, signal.SIGSTOP)
-        assert _reason(gateway) == "decision_timeout"
+        assert [_reason(gateway) for _ in range(MISSES)] == ["decision_timeout"] * MISSES
+        assert _reason(gateway) == "triton_paused"
+        _reach(gateway, "decision_timeout")  # one request finds out whether it still stalls
         os.kill(triton.process.pid, signal.SIGCONT)
         _reach(gateway, "decided")
 
@@ -64,7 +67,7 @@ def test_requests_are_answered_whatever_happens_to_triton(
             os.kill(triton.process.pid, signal.SIGCONT)
         triton.stop()
     metrics = gateway.get("/metrics").text
-    for reason in ("decision_timeout", "decision_failed", "triton_unavailable"):
+    for reason in ("decision_timeout", "triton_paused", "decision_failed", "triton_unavailable"):
         assert f'policy="task_router",reason="{reason}"' in metrics
 
 

@@ -3,13 +3,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import aiohttp
 import anyio
 import pytest
 from starlette.datastructures import Headers
 
+from gateway.body import parse_body
+from gateway.config import Settings
 from gateway.errors import GatewayError, UpstreamTimeout, UpstreamUnavailable
-from gateway.forward import forward, open_session, request_headers
+from gateway.forward import Outgoing, forward, open_session, request_headers
 from gateway.policy import Target
 
 _OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -39,11 +40,11 @@ def _upstream(*answers: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
         served.result(30)
 
 
-def _forward(base: str, headers: list[tuple[str, str]] | None = None, silence: float = 30) -> int:
+def _forward(base: str, headers: Headers | None = None, silence: float = 30) -> int:
     async def ask() -> int:
         async with open_session() as session:
-            session._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=silence)
-            response = await forward(session, Target(base, "m"), "/v1/chat/completions", b"{}", headers or [])
+            outgoing = Outgoing("/v1/chat/completions", parse_body(b"{}"), headers or Headers(), "id")
+            response = await forward(session, Target(base, "m"), outgoing, Settings(silence_seconds=silence))
             response.upstream.close()
             return response.status_code
 
@@ -92,7 +93,7 @@ def test_header_bytes_stay(value: bytes) -> None:
     """A header value in UTF-8 reaches the upstream as the same bytes."""
     headers = Headers(raw=[(b"x-name", value), (b"connection", b"x-hop"), (b"x-hop", b"1")])
     with _upstream(_OK) as (base, received):
-        _forward(base, request_headers(headers, Target(base, "m"), "id"))
+        _forward(base, headers)
     assert b"x-name: " + value + b"\r\n" in received[0]
     assert b"x-hop" not in received[0]
 

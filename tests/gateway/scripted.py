@@ -1,0 +1,66 @@
+"""An upstream that answers what a test wants: Dynamo cannot be made to fail on demand."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Scripted:
+    """Where it is, how it answers, and the bodies of the POST requests that it got."""
+
+    url: str
+    status: int = 503
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b'{"error": {"message": "busy"}}'
+    models: list[str] | None = None
+    """What it lists; None: it lists nothing, but answers as to a POST."""
+    received: list[dict[str, Any]] = field(default_factory=list)
+    listed: int = 0
+    """How often it was asked for its models."""
+
+
+@contextmanager
+def scripted_upstream(**answer: Any) -> Iterator[Scripted]:
+    """A server on a free port that answers as its Scripted says at that moment."""
+    script = Scripted("", **answer)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            script.listed += 1
+            if script.models is None:
+                self._answer(script.status, script.headers, script.body)
+            else:
+                listed = {"object": "list", "data": [{"id": model} for model in script.models]}
+                self._answer(200, {}, json.dumps(listed).encode())
+
+        def do_POST(self) -> None:
+            script.received.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self._answer(script.status, script.headers, script.body)
+
+        def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in {"content-type": "application/json", **headers}.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        script.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield script
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,121 @@
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+
+from tests.conftest import MODELS, StartGateway
+from tests.gateway.client import Gateway, chat
+
+_PATIENCE = 60.0
+_BROKEN = "policies: []\nnonsense: 1\n"
+
+
+def _config(model: str, name: str = "task_router") -> str:
+    """A policy that sends everything to one model."""
+    return (
+        f"policies:\n  - name: {name}\n    timeout_ms: 30000\n"
+        "    url: http://x:8000/v2/models/task_router_ensemble/infer\n"
+        f"    llms: [{{name: Unknown, api_base: '${{DYNAMO_API_BASE}}', model: {model}}}]\n"
+    )
+
+
+def _file_of(gateway: Gateway, tmp_path: Path) -> Path:
+    (file,) = tmp_path.glob("gateway*/config.yaml")
+    return file
+
+
+def _wait(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _model(gateway: Gateway) -> str:
+    return str(gateway.post("/v1/route", chat("hello")).json()["model"])
+
+
+def _metric(gateway: Gateway, line: str) -> bool:
+    return line in gateway.get("/metrics").text
+
+
+def test_a_changed_file_is_adopted(start_gateway: StartGateway, tmp_path: Path) -> None:
+    """Written in place, renamed over, or swapped by its folder's symbolic link: the new file is in force."""
+    gateway = start_gateway(_config(MODELS[0]))
+    file = _file_of(gateway, tmp_path)
+    file.write_text(_config(MODELS[1]))
+    _wait(lambda: _model(gateway) == MODELS[1])
+    new = file.with_name("new.yaml")
+    new.write_text(_config(MODELS[2], "other"))
+    new.replace(file)
+    _wait(lambda: _model(gateway) == MODELS[2])
+    assert gateway.get("/config").json()["policies"][0]["name"] == "other"
+    assert {"auto", "other"} <= {model["id"] for model in gateway.get("/v1/models").json()["data"]}
+    for number, model in enumerate(
+        MODELS[:2]
+    ):  # as Kubernetes does: config.yaml -> ..data/config.yaml, ..data -> a folder
+        folder = file.parent / f"..{number}"
+        folder.mkdir()
+        (folder / "config.yaml").write_text(_config(model))
+        (file.parent / "..new").symlink_to(folder.name)
+        (file.parent / "..new").rename(file.parent / "..data")
+        if not file.is_symlink():
+            file.unlink()
+            file.symlink_to("..data/config.yaml")
+        _wait(lambda model=model: _model(gateway) == model)  # type: ignore[misc]
+    assert _metric(gateway, "llm_router_config_in_force 1.0")
+
+
+def test_a_wrong_file_is_refused(start_gateway: StartGateway, tmp_path: Path) -> None:
+    """Every fault is logged, the metrics say so, and the old configuration answers until the file is right."""
+    gateway = start_gateway(_config(MODELS[0]))
+    file = _file_of(gateway, tmp_path)
+    file.write_text(_BROKEN)
+    _wait(lambda: _metric(gateway, "llm_router_config_in_force 0.0"))
+    assert _metric(gateway, 'llm_router_config_reloads_total{result="refused"} 1.0')
+    assert _model(gateway) == MODELS[0]
+    (line,) = [line for line in gateway.log_lines() if "faults" in line]
+    assert len(line["faults"]) == 2
+    file.unlink()
+    _wait(lambda: _metric(gateway, 'llm_router_config_reloads_total{result="refused"} 2.0'))
+    file.write_text(_config(MODELS[1]))
+    _wait(lambda: _model(gateway) == MODELS[1])
+    assert _metric(gateway, "llm_router_config_in_force 1.0")
+
+
+def test_sighup(start_gateway: StartGateway, tmp_path: Path) -> None:
+    """SIGHUP reads the file at once, changed or not, and ends nothing."""
+    gateway = start_gateway(_config(MODELS[0]))
+    os.kill(gateway.process.pid, signal.SIGHUP)
+    _wait(lambda: _metric(gateway, 'llm_router_config_reloads_total{result="adopted"} 1.0'))
+    assert _model(gateway) == MODELS[0]
+
+
+def test_a_key_file_is_read_again(start_gateway: StartGateway, tmp_path: Path) -> None:
+    """A key that is rotated in its file is in force without a restart, and never shown."""
+    key = tmp_path / "key"
+    key.write_text("first-key\n")
+    text = _config(MODELS[0]).replace("model:", f"api_key_file: {key}, model:")
+    gateway = start_gateway(text)
+    key.write_text("second-key\n")
+    _wait(lambda: _metric(gateway, 'llm_router_config_reloads_total{result="adopted"} 1.0'))
+    shown = gateway.get("/config").text
+    assert "[REDACTED]" in shown and "second-key" not in shown and str(key) in shown
+
+
+def test_a_running_stream_is_not_touched(start_gateway: StartGateway, tmp_path: Path) -> None:
+    """A stream that began under the old configuration ends as it would have."""
+
+    gateway = start_gateway(_config(MODELS[0]))
+    file = _file_of(gateway, tmp_path)
+    body = chat("hello", stream=True, max_tokens=400)
+    with httpx2.stream("POST", f"{gateway.url}/v1/chat/completions", json=body, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        file.write_text(_config(MODELS[1]))
+        _wait(lambda: _model(gateway) == MODELS[1])
+        rest = list(lines)
+    assert answer.headers["x-routellm-routed-model"] == MODELS[0] and "data: [DONE]" in rest
