@@ -11,9 +11,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway import chat, health
+from gateway import chat, health, ports
+from gateway.auth import Access, Keys, RequireKey
 from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, error_response
+from gateway.health import Drain
 from gateway.models import models
 from gateway.observe.log import log_record
 from gateway.observe.metrics import Metrics
@@ -23,31 +25,48 @@ from gateway.state import State, open_state
 
 class _LifespanState(TypedDict):
     router: State
+    drain: Drain
 
 
-def create_app(config: Config) -> Starlette:
-    """The gateway for one configuration."""
+def create_app(
+    config: Config, *, keys: Keys | None = None, drain: Drain | None = None, management_port: int | None = None
+) -> Starlette:
+    """The gateway for one configuration.
+
+    With `keys`, clients need one. `drain` is where the server says that it is about to end. With `management_port`,
+    what is for operators is on that port alone.
+    """
     metrics = Metrics()
+    access = Access(keys)
+    drain = drain or Drain()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_LifespanState]:
         async with open_state(config) as state:
-            yield {"router": state}
+            yield {"router": state, "drain": drain}
 
+    probes = [
+        Route("/health", health.health, methods=["GET"]),
+        Route("/health/live", health.health, methods=["GET"]),
+        Route("/health/ready", health.ready, methods=["GET"]),
+    ]
+    api = [
+        Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
+        Route("/v1/completions", chat.completions, methods=["POST"]),
+        Route("/completions", chat.alias, methods=["POST"]),
+        Route("/v1/route", chat.route, methods=["POST"]),
+        Route("/v1/models", models, methods=["GET"]),
+    ]
+    management = [
+        Route("/config", health.config, methods=["GET"]),
+        Route("/metrics", metrics.endpoint, methods=["GET"]),
+    ]
     app = Starlette(
-        routes=[
-            Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
-            Route("/v1/completions", chat.completions, methods=["POST"]),
-            Route("/completions", chat.alias, methods=["POST"]),
-            Route("/v1/route", chat.route, methods=["POST"]),
-            Route("/v1/models", models, methods=["GET"]),
-            Route("/health", health.health, methods=["GET"]),
-            Route("/health/live", health.health, methods=["GET"]),
-            Route("/health/ready", health.ready, methods=["GET"]),
-            Route("/config", health.config, methods=["GET"]),
-            Route("/metrics", metrics.endpoint, methods=["GET"]),
+        routes=[*probes, *ports.split(api, management, management_port)],
+        middleware=[
+            Middleware(RecordRequests, observers=[metrics.count, log_record]),
+            Middleware(RequireKey, access=access),
         ],
-        middleware=[Middleware(RecordRequests, observers=[metrics.count, log_record])],
         exception_handlers={
             GatewayError: _on_gateway_error,
             ClientGone: _on_client_gone,

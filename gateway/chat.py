@@ -1,5 +1,6 @@
 """The endpoints that choose a model: read the request, decide, select, forward."""
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,7 @@ from gateway.errors import (
     AsciiJSONResponse,
     BadRequest,
     BodyTooLarge,
+    BodyTooSlow,
     ClientGone,
     DecisionFailed,
     ModelNotServed,
@@ -30,6 +32,8 @@ from gateway.state import State
 
 _EMBEDDED_ROUTER = "routellm_mf"  # its weights are there: when it is not served, it soon will be
 MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
+BODY_SILENCE_SECONDS = 30.0  # a client that sends nothing for so long is most likely gone
+BODY_SECONDS = 300.0  # the largest body at 1 Mbit/s
 
 _T = TypeVar("_T")
 _UNSAFE_IN_HEADER = re.compile(r"[^\x20-\x7e]")
@@ -89,7 +93,7 @@ async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
     request.state.routed = routed
     target = routed.selection.target
     path = f"{endpoint.path}?{request.url.query}" if request.url.query else endpoint.path
-    headers = request_headers(request.headers, target, request.state.request_id)
+    headers = request_headers(request.headers, target, request.state.request_id, request.state.client)
     response = await forward(state.session, target, path, body.rewritten(target.model), headers)
     for name, value in decision_headers(routed).items():
         response.headers[name] = value
@@ -194,13 +198,19 @@ def _endpoint_for(body: Body) -> Endpoint:
 
 
 async def _read_body(request: Request) -> Body:
-    """The parsed body. Raises BadRequest, BodyTooLarge, or ClientGone when the client leaves half-way."""
+    """The parsed body. Raises BadRequest, BodyTooLarge, BodyTooSlow, or ClientGone when the client leaves half-way."""
     raw = bytearray()
+    now = asyncio.get_running_loop().time
+    end = now() + BODY_SECONDS
     try:
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > MAX_BODY_BYTES:
-                raise BodyTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+        async with asyncio.timeout(BODY_SILENCE_SECONDS) as patience:
+            async for chunk in request.stream():
+                patience.reschedule(min(now() + BODY_SILENCE_SECONDS, end))
+                raw += chunk
+                if len(raw) > MAX_BODY_BYTES:
+                    raise BodyTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise BodyTooSlow("the body did not come in time") from None
     except ClientDisconnect:
         raise ClientGone from None
     return parse_body(bytes(raw))

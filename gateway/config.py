@@ -23,6 +23,7 @@ from pydantic import (
 
 from gateway.labels import known_labels
 from gateway.prompt import Rule
+from gateway.tls import upstream_context
 
 _T = TypeVar("_T")
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -82,6 +83,11 @@ def _grpc_target(target: str) -> str:
     if not _GRPC_TARGET.fullmatch(target):
         raise ValueError("expected HOST:PORT, without a scheme")
     return target
+
+
+def _ca_file(name: str) -> Path:
+    upstream_context(Path(name))
+    return Path(name)
 
 
 def _key(value: Any) -> Any:
@@ -283,6 +289,10 @@ class Config:
     triton_grpc_url: str | None
     """`TRITON_GRPC_URL`: host:port in place of every policy's own."""
     warnings: tuple[str, ...]
+    upstream_ca_file: Path | None = None
+    """`UPSTREAM_CA_FILE`: authorities that upstreams' certificates may come from, besides the system's."""
+    triton_ca_file: Path | None = None
+    """`TRITON_CA_FILE`: the authorities of Triton's certificate; without it gRPC is not encrypted."""
 
     def triton_target(self, policy: Policy | RouteLLMPolicy) -> str:
         """Where `policy`'s Triton listens for gRPC."""
@@ -303,6 +313,8 @@ class Config:
             "policies": policies,
             "upstream": self.upstream,
             "triton_grpc_url": self.triton_grpc_url,
+            "upstream_ca_file": self.upstream_ca_file and str(self.upstream_ca_file),
+            "triton_ca_file": self.triton_ca_file and str(self.triton_ca_file),
         }
 
 
@@ -340,6 +352,8 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
             _check_llms(policy, f"policies[{index}]", faults, warnings)
     upstream = _variable(environ, "DYNAMO_API_BASE", _upstream_base, faults)
     triton_grpc_url = _variable(environ, "TRITON_GRPC_URL", _grpc_target, faults)
+    upstream_ca_file = _variable(environ, "UPSTREAM_CA_FILE", _ca_file, faults)
+    triton_ca_file = _variable(environ, "TRITON_CA_FILE", _ca_file, faults)
     if faults:
         raise ConfigError([f"{path}: {fault}" for fault in faults])
     policies = {policy.name: policy for policy in file.policies}
@@ -348,11 +362,13 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         policies=policies,
         upstream=upstream,
         triton_grpc_url=triton_grpc_url,
+        upstream_ca_file=upstream_ca_file,
+        triton_ca_file=triton_ca_file,
         warnings=tuple(f"{path}: {warning}" for warning in dict.fromkeys(warnings)),
     )
 
 
-def _variable(environ: Mapping[str, str], name: str, check: Callable[[str], str], faults: list[str]) -> str | None:
+def _variable(environ: Mapping[str, str], name: str, check: Callable[[str], _T], faults: list[str]) -> _T | None:
     """A checked environment variable, or None when it is unset or empty."""
     if not (value := environ.get(name)):
         return None

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,9 +75,11 @@ def _ask_for(model: str, outputs: Sequence[str], kind: str) -> _Question:
 class TritonClient:
     """One Triton. To be made inside the running event loop, and closed."""
 
-    def __init__(self, target: str) -> None:
-        """`target`: host:port of its gRPC endpoint."""
-        self._client = InferenceServerClient(target, channel_args=_CHANNEL_ARGUMENTS)
+    def __init__(self, target: str, ca_file: Path | None = None) -> None:
+        """`target`: host:port of its gRPC endpoint, which speaks TLS when there is a `ca_file` to verify it by."""
+        self._client = InferenceServerClient(
+            target, ssl=ca_file is not None, root_certificates=ca_file, channel_args=_CHANNEL_ARGUMENTS
+        )
 
     async def close(self) -> None:
         await self._client.close()

@@ -32,10 +32,10 @@ class State:
 async def open_state(config: Config) -> AsyncIterator[State]:
     """Clients for every Triton and upstream in `config`, closed in the end."""
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(open_session())
+        session = await stack.enter_async_context(open_session(config.upstream_ca_file))
         tritons = {}
         for target in {config.triton_target(policy) for policy in config.policies.values()}:
-            tritons[target] = TritonClient(target)
+            tritons[target] = TritonClient(target, config.triton_ca_file)
             stack.push_async_callback(tritons[target].close)
         yield State(config, session, tritons, _held_shares(config))
 
