@@ -13,9 +13,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway import chat, health
+from gateway import chat, health, ports
+from gateway.auth import Access, Keys, RequireKey
 from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, error_response
+from gateway.health import Drain
 from gateway.limit import LimitLoad
 from gateway.models import models, watch_models
 from gateway.observe.log import log_record
@@ -27,34 +29,57 @@ from gateway.state import State, open_state
 
 class _LifespanState(TypedDict):
     router: State
+    drain: Drain
 
 
-def create_app(config: Config, file: Path) -> Starlette:
-    """The gateway, with the configuration that was read from `file` and will be again when that changes."""
+def create_app(
+    config: Config,
+    file: Path,
+    *,
+    keys: Keys | None = None,
+    drain: Drain | None = None,
+    management_port: int | None = None,
+) -> Starlette:
+    """The gateway, with the configuration that was read from `file` and will be again when that changes.
+
+    With `keys`, clients need one. `drain` is where the server says that it is about to end. With `management_port`,
+    what is for operators is on that port alone.
+    """
     metrics = Metrics()
+    access = Access(keys)
+    drain = drain or Drain()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_LifespanState]:
         async with open_state(config) as state, anyio.create_task_group() as beside:
             beside.start_soon(watch_models, state)
-            beside.start_soon(watch_files, state, file)
-            yield {"router": state}
+            beside.start_soon(watch_files, state, file, access)
+            yield {"router": state, "drain": drain}
             beside.cancel_scope.cancel()
 
+    probes = [
+        Route("/health", health.health, methods=["GET"]),
+        Route("/health/live", health.health, methods=["GET"]),
+        Route("/health/ready", health.ready, methods=["GET"]),
+    ]
+    api = [
+        Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
+        Route("/v1/completions", chat.completions, methods=["POST"]),
+        Route("/completions", chat.alias, methods=["POST"]),
+        Route("/v1/route", chat.route, methods=["POST"]),
+        Route("/v1/models", models, methods=["GET"]),
+    ]
+    management = [
+        Route("/config", health.config, methods=["GET"]),
+        Route("/metrics", metrics.endpoint, methods=["GET"]),
+    ]
     app = Starlette(
-        routes=[
-            Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
-            Route("/v1/completions", chat.completions, methods=["POST"]),
-            Route("/completions", chat.alias, methods=["POST"]),
-            Route("/v1/route", chat.route, methods=["POST"]),
-            Route("/v1/models", models, methods=["GET"]),
-            Route("/health", health.health, methods=["GET"]),
-            Route("/health/live", health.health, methods=["GET"]),
-            Route("/health/ready", health.ready, methods=["GET"]),
-            Route("/config", health.config, methods=["GET"]),
-            Route("/metrics", metrics.endpoint, methods=["GET"]),
+        routes=[*probes, *ports.split(api, management, management_port)],
+        middleware=[
+            Middleware(RecordRequests, observers=[metrics.count, log_record]),
+            Middleware(RequireKey, access=access),
+            Middleware(LimitLoad),
         ],
-        middleware=[Middleware(RecordRequests, observers=[metrics.count, log_record]), Middleware(LimitLoad)],
         exception_handlers={
             GatewayError: _on_gateway_error,
             ClientGone: _on_client_gone,

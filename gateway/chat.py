@@ -1,5 +1,6 @@
 """The endpoints that choose a model: read the request, decide, select, forward."""
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -18,6 +19,7 @@ from gateway.errors import (
     AsciiJSONResponse,
     BadRequest,
     BodyTooLarge,
+    BodyTooSlow,
     ClientGone,
     DecisionFailed,
     ModelNotServed,
@@ -32,6 +34,8 @@ from gateway.targets import Eligibility, Order
 
 _EMBEDDED_ROUTER = "routellm_mf"  # its weights are there: when it is not served, it soon will be
 MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
+BODY_SILENCE_SECONDS = 30.0  # a client that sends nothing for so long is most likely gone
+BODY_SECONDS = 300.0  # the largest body at 1 Mbit/s
 
 _T = TypeVar("_T")
 _UNSAFE_IN_HEADER = re.compile(r"[^\x20-\x7e]")
@@ -90,7 +94,7 @@ async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
     routed = await _route(state, endpoint, body, count=True)
     request.state.routed = routed
     path = f"{endpoint.path}?{request.url.query}" if request.url.query else endpoint.path
-    outgoing = Outgoing(path, body, request.headers, request.state.request_id)
+    outgoing = Outgoing(path, body, request.headers, request.state.request_id, request.state.client)
     answer = await forward_to_first_able(
         state.session, Order(routed.selection.targets), outgoing, state.config.settings, state.eligibility
     )
@@ -216,13 +220,19 @@ def _endpoint_for(body: Body) -> Endpoint:
 
 
 async def _read_body(request: Request) -> Body:
-    """The parsed body. Raises BadRequest, BodyTooLarge, or ClientGone when the client leaves half-way."""
+    """The parsed body. Raises BadRequest, BodyTooLarge, BodyTooSlow, or ClientGone when the client leaves half-way."""
     raw = bytearray()
+    now = asyncio.get_running_loop().time
+    end = now() + BODY_SECONDS
     try:
-        async for chunk in request.stream():
-            raw += chunk
-            if len(raw) > MAX_BODY_BYTES:
-                raise BodyTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+        async with asyncio.timeout(BODY_SILENCE_SECONDS) as patience:
+            async for chunk in request.stream():
+                patience.reschedule(min(now() + BODY_SILENCE_SECONDS, end))
+                raw += chunk
+                if len(raw) > MAX_BODY_BYTES:
+                    raise BodyTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise BodyTooSlow("the body did not come in time") from None
     except ClientDisconnect:
         raise ClientGone from None
     return parse_body(bytes(raw))

@@ -4,18 +4,22 @@ import argparse
 import asyncio
 import json
 import os
+import socket
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import uvicorn
-
 from gateway.app import create_app
+from gateway.auth import Keys, load_keys
 from gateway.chat import Routed, decide, explanation
 from gateway.config import Config, ConfigError, Policy, RouteLLMPolicy, load_config
+from gateway.health import Drain
 from gateway.observe.log import configure_logging
 from gateway.policy import Wish
+from gateway.server import Server, close, listen
 from gateway.state import open_state
+from gateway.tls import server_context
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration file")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=port_number, default=8084, help="port to listen on (default: %(default)s)")
+    _add_server_options(serve)
     check = commands.add_parser("check", help="check a configuration file without starting anything")
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="count warnings as errors")
@@ -37,22 +42,53 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _add_server_options(serve: argparse.ArgumentParser) -> None:
+    add = serve.add_argument
+    add(
+        "--management-port",
+        type=port_number,
+        metavar="PORT",
+        help="port of its own for /config, /metrics and / (default: they are on --port)",
+    )
+    add("--management-host", default="127.0.0.1", metavar="HOST", help="its address (default: %(default)s)")
+    add("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM: serve HTTPS, on both ports")
+    add("--tls-key", type=Path, metavar="FILE", help="the certificate's key in PEM, unencrypted")
+    add(
+        "--drain-delay",
+        type=_whole_seconds,
+        default=2,
+        metavar="S",
+        help="seconds from SIGTERM, when /health/ready turns 503, until it stops listening (default: %(default)s)",
+    )
+    add(
+        "--drain-seconds",
+        type=_whole_seconds,
+        default=30,
+        metavar="S",
+        help="how long running answers may go on after that (default: %(default)s)",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (it failed) or 2 (wrong usage or configuration)."""
     options = parser().parse_args(arguments)
     try:
-        config = load_config(options.file if options.command == "check" else options.config)
+        return _run(options)
     except ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(options.file if options.command == "check" else options.config)
     for warning in config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    match options.command:
-        case "serve":
-            return _serve(config, options.config, options.host, options.port)
-        case "route":
-            return _route(config, options.policy, options.prompt, options.json)
+    if options.command == "route":
+        return _route(config, options.policy, options.prompt, options.json)
+    keys = load_keys()
+    if options.command == "serve":
+        return _serve(config, keys, options)
     return 2 if options.strict and config.warnings else 0
 
 
@@ -63,22 +99,43 @@ def port_number(text: str) -> int:
     return int(text)
 
 
-def _serve(config: Config, file: Path, host: str, port: int) -> int:
+def _whole_seconds(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected whole seconds, and got {text!r}")
+    return int(text)
+
+
+def _serve(config: Config, keys: Keys | None, options: argparse.Namespace) -> int:
+    tls = _tls(options)
+    addresses = [(options.host, options.port)]
+    if options.management_port is not None:
+        if options.management_port == options.port:
+            raise ConfigError(["--management-port: expected another port than --port"])
+        addresses.append((options.management_host, options.management_port))
     configure_logging()
-    uvicorn.run(
-        create_app(config, file),
-        host=host,
-        port=port,
-        log_config=None,  # its messages go the way of ours
-        access_log=False,
-        server_header=False,
-        loop="uvloop",
-        # Not httptools: on `Connection: upgrade` it reads the body as a second request. h11 also bounds the headers.
-        http="h11",
-        timeout_graceful_shutdown=30,
-        timeout_keep_alive=75,  # longer than common load balancers keep a connection, so that they close it first
-    )
-    return 0
+    drain = Drain()
+    app = create_app(config, options.config, keys=keys, drain=drain, management_port=options.management_port)
+    server = Server(app, drain, drain_delay=options.drain_delay, drain_seconds=options.drain_seconds, tls=tls)
+    sockets: list[socket.socket] = []
+    for host, port in addresses:
+        try:
+            sockets += listen(host, port)
+        except OSError as error:
+            close(sockets)
+            print(f"cannot listen on {host} port {port}: {error.strerror}", file=sys.stderr)
+            return 1
+    return 0 if server.serve_on(sockets) else 1
+
+
+def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
+    if options.tls_cert is None and options.tls_key is None:
+        return None
+    if options.tls_cert is None or options.tls_key is None:
+        raise ConfigError(["--tls-cert and --tls-key: expected both"])
+    try:
+        return server_context(options.tls_cert, options.tls_key)
+    except ValueError as error:
+        raise ConfigError([f"--tls-cert and --tls-key: {error}"]) from None
 
 
 def _route(config: Config, policy_name: str | None, prompt: str, as_json: bool) -> int:

@@ -23,6 +23,7 @@ from pydantic import (
 
 from gateway.labels import known_labels
 from gateway.prompt import Rule
+from gateway.tls import upstream_context
 
 _T = TypeVar("_T")
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -83,6 +84,11 @@ def _grpc_target(target: str) -> str:
     if not _GRPC_TARGET.fullmatch(target):
         raise ValueError("expected HOST:PORT, without a scheme")
     return target
+
+
+def _ca_file(name: str) -> Path:
+    upstream_context(Path(name))
+    return Path(name)
 
 
 def _key(value: Any) -> Any:
@@ -347,6 +353,10 @@ class Config:
     settings: Settings = Settings()
     key_files: tuple[Path, ...] = ()
     """Files that keys were read from."""
+    upstream_ca_file: Path | None = None
+    """`UPSTREAM_CA_FILE`: authorities that upstreams' certificates may come from, besides the system's."""
+    triton_ca_file: Path | None = None
+    """`TRITON_CA_FILE`: the authorities of Triton's certificate; without it gRPC is not encrypted."""
 
     def triton_target(self, policy: Policy | RouteLLMPolicy) -> str:
         """Where `policy`'s Triton listens for gRPC."""
@@ -368,6 +378,8 @@ class Config:
             "gateway": self.settings.model_dump(mode="json"),
             "upstream": self.upstream,
             "triton_grpc_url": self.triton_grpc_url,
+            "upstream_ca_file": self.upstream_ca_file and str(self.upstream_ca_file),
+            "triton_ca_file": self.triton_ca_file and str(self.triton_ca_file),
         }
 
 
@@ -406,6 +418,8 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
             _check_llms(policy, f"policies[{index}]", faults, warnings)
     upstream = _variable(environ, "DYNAMO_API_BASE", _upstream_base, faults)
     triton_grpc_url = _variable(environ, "TRITON_GRPC_URL", _grpc_target, faults)
+    upstream_ca_file = _variable(environ, "UPSTREAM_CA_FILE", _ca_file, faults)
+    triton_ca_file = _variable(environ, "TRITON_CA_FILE", _ca_file, faults)
     if faults:
         raise ConfigError([f"{path}: {fault}" for fault in faults])
     policies = {policy.name: policy for policy in file.policies}
@@ -416,11 +430,13 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         triton_grpc_url=triton_grpc_url,
         settings=file.gateway,
         key_files=key_files,
+        upstream_ca_file=upstream_ca_file,
+        triton_ca_file=triton_ca_file,
         warnings=tuple(f"{path}: {warning}" for warning in dict.fromkeys(warnings)),
     )
 
 
-def _variable(environ: Mapping[str, str], name: str, check: Callable[[str], str], faults: list[str]) -> str | None:
+def _variable(environ: Mapping[str, str], name: str, check: Callable[[str], _T], faults: list[str]) -> _T | None:
     """A checked environment variable, or None when it is unset or empty."""
     if not (value := environ.get(name)):
         return None

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,9 +111,11 @@ class Patience:
 class TritonClient:
     """One Triton. To be made inside the running event loop, and closed."""
 
-    def __init__(self, target: str) -> None:
-        """`target`: host:port of its gRPC endpoint."""
-        self._client = InferenceServerClient(target, channel_args=_CHANNEL_ARGUMENTS)
+    def __init__(self, target: str, ca_file: Path | None = None) -> None:
+        """`target`: host:port of its gRPC endpoint, which speaks TLS when there is a `ca_file` to verify it by."""
+        self._client = InferenceServerClient(
+            target, ssl=ca_file is not None, root_certificates=ca_file, channel_args=_CHANNEL_ARGUMENTS
+        )
         self._patience: defaultdict[tuple[str, float], Patience] = defaultdict(Patience)
 
     async def close(self) -> None:

@@ -2,10 +2,13 @@
 
 GatewayError                    one of ours; `status` and an OpenAI-shaped body
 ├── BadRequest            400   the request itself is wrong; `param` names where
+├── InvalidKey            401   it carries none of the client keys
 ├── NotFound              404   it names a policy, llm or model that is not there
+├── BodyTooSlow           408   its body did not come in time
 ├── BodyTooLarge          413   it is longer than the gateway reads
 ├── TooManyRequests       429   the gateway has as many requests in hand as it takes
 ├── UpstreamUnavailable   502   the model's server refused or broke off before it answered
+├── ShuttingDown          503   the gateway ended before an answer began
 └── UpstreamTimeout       504   the model's server did not begin to answer in time
 
 DecisionFailed                  Triton gave no decision: never reaches the client, the policy's fallback answers
@@ -53,9 +56,31 @@ class BadRequest(GatewayError):
     type = "invalid_request_error"
 
 
+class InvalidKey(GatewayError):
+    status = 401
+    type = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+    def response(self) -> AsciiJSONResponse:
+        response = super().response()
+        response.headers["www-authenticate"] = "Bearer"
+        return response
+
+
 class NotFound(GatewayError):
     status = 404
     type = "invalid_request_error"
+
+
+class BodyTooSlow(GatewayError):
+    status = 408
+    type = "invalid_request_error"
+    default_code = "body_too_slow"
+
+    def response(self) -> AsciiJSONResponse:
+        response = super().response()
+        response.headers["connection"] = "close"  # the rest of the body is not waited for
+        return response
 
 
 class BodyTooLarge(GatewayError):
@@ -79,6 +104,12 @@ class UpstreamUnavailable(GatewayError):
     status = 502
     type = "upstream_error"
     default_code = "upstream_unavailable"
+
+
+class ShuttingDown(GatewayError):
+    status = 503
+    type = "internal_error"
+    default_code = "shutting_down"
 
 
 class UpstreamTimeout(GatewayError):

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import aiohttp
 import anyio
@@ -16,6 +17,7 @@ from gateway.config import Settings
 from gateway.errors import UpstreamTimeout, UpstreamUnavailable
 from gateway.policy import Target
 from gateway.targets import UNABLE, Eligibility, Order, rest_seconds
+from gateway.tls import upstream_context
 
 HOP_BY_HOP = frozenset(
     {
@@ -31,6 +33,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 _NOT_FORWARDED = HOP_BY_HOP | {"host", "content-length", "expect"}
+_KEY_HEADERS = frozenset({"authorization", "x-api-key"})
 _NOT_RETURNED = HOP_BY_HOP | {"date"}  # the HTTP server writes its own
 _KEEP_ALIVE_SECONDS = 4.0  # less than common servers' 5, so that a connection is seldom used as it closes
 _CHUNK_BYTES = 65536
@@ -39,10 +42,13 @@ _CHUNK_BYTES = 65536
 _CLOSED_WHILE_IDLE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
-def open_session() -> aiohttp.ClientSession:
-    """The client for all upstreams. It adds nothing of its own: no cookies, no decompression, no headers."""
+def open_session(ca_file: Path | None = None) -> aiohttp.ClientSession:
+    """The client for all upstreams, which trusts the authorities in `ca_file`, too.
+
+    It adds nothing of its own: no cookies, no decompression, no headers.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=upstream_context(ca_file)),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -52,15 +58,19 @@ def open_session() -> aiohttp.ClientSession:
     )
 
 
-def request_headers(headers: Headers, target: Target, request_id: str) -> list[tuple[str, str]]:
-    """The client's headers, hop-by-hop ones aside; the target's key, where it has one, in place of the client's."""
-    dropped = _NOT_FORWARDED | _connection_options(headers.getlist("connection"))
-    kept = [
-        (name, _as_sent(value)) for name, value in headers.items() if name not in dropped and name != "x-request-id"
-    ]
+def request_headers(
+    headers: Headers, target: Target, request_id: str, client: str | None = None
+) -> list[tuple[str, str]]:
+    """The client's headers, hop-by-hop ones aside; the target's key, where it has one, in place of the client's.
+
+    A client's key that was for this gateway, which is so when it let a `client` in, never goes on.
+    """
+    dropped = _NOT_FORWARDED | _connection_options(headers.getlist("connection")) | {"x-request-id"}
+    if target.api_key or client is not None:
+        dropped |= _KEY_HEADERS
+    kept = [(name, _as_sent(value)) for name, value in headers.items() if name not in dropped]
     kept.append(("x-request-id", request_id))
     if target.api_key:
-        kept = [(name, value) for name, value in kept if name != "authorization"]
         kept.append(("authorization", f"Bearer {target.api_key}"))
     return kept
 
@@ -84,6 +94,8 @@ class Outgoing:
     body: Body
     headers: Headers
     request_id: str
+    client: str | None = None
+    """The name of the key that let the client in; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +155,7 @@ async def forward(
     send = partial(
         session.post,
         data=outgoing.body.rewritten(target.model),
-        headers=request_headers(outgoing.headers, target, outgoing.request_id),
+        headers=request_headers(outgoing.headers, target, outgoing.request_id, outgoing.client),
         allow_redirects=False,
         timeout=aiohttp.ClientTimeout(
             total=settings.answer_seconds,

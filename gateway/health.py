@@ -1,5 +1,7 @@
 """Whether the gateway lives, is ready, and with which configuration."""
 
+from dataclasses import dataclass
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -7,6 +9,15 @@ from gateway.chat import decide
 from gateway.errors import error_response
 from gateway.policy import Wish
 from gateway.state import State
+
+PATHS = frozenset({"/health", "/health/live", "/health/ready"})
+
+
+@dataclass(slots=True)
+class Drain:
+    """Whether the server has been told to end. It still serves then, and wants no new clients."""
+
+    begun: bool = False
 
 
 async def health(request: Request) -> JSONResponse:
@@ -17,6 +28,8 @@ async def health(request: Request) -> JSONResponse:
 async def ready(request: Request) -> JSONResponse:
     """Ready once one decision has been made; a Triton that fails later is what fallbacks are for."""
     state: State = request.state.router
+    if request.state.drain.begun:
+        return error_response(503, "the gateway is about to end", "not_ready", code="draining")
     if not state.decided_once:
         routed = await decide(state, Wish(state.config.default_policy), "ping")
         if not state.decided_once:

@@ -23,7 +23,8 @@ _log = logging.getLogger(__name__)
 
 async def models(request: Request) -> AsciiJSONResponse:
     state: State = request.state.router
-    own_key = request.headers.get("authorization", "")
+    # With client keys, what the client sends is for this gateway alone.
+    own_key = "" if request.state.client else request.headers.get("authorization", "")
     keys = {base: f"Bearer {key}" if key else own_key for base, key in _upstreams(state.config).items()}
     lists = await asyncio.gather(*(_models_of(state.session, base, key) for base, key in keys.items()))
     own = [{"id": name, "object": "model", "owned_by": "llm-router"} for name in ("auto", *state.config.policies)]

@@ -1,5 +1,6 @@
 """One frozen record of what happened to a request, given to everyone who watches."""
 
+import asyncio
 import logging
 import re
 import time
@@ -12,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.chat import Routed
-from gateway.errors import error_response
+from gateway.errors import ShuttingDown, error_response
 
 _log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -34,6 +35,8 @@ class Record:
     first_byte_seconds: float | None
     bytes_out: int
     routed: Routed | None
+    client: str | None
+    """The name of the key that let it in; None without one."""
 
 
 Observer = Callable[[Record], None]
@@ -58,6 +61,9 @@ class RecordRequests:
             _log.error("unexpected error", exc_info=bug, extra={"fields": {"request_id": watched.request_id}})
             if not watched.started:
                 await error_response(500, "internal error", "internal_error")(scope, receive, watched.send)
+        except asyncio.CancelledError:  # by the server, whose time is over; this task ends here, and needs no traceback
+            if not watched.started:
+                await ShuttingDown("the gateway is ending").response()(scope, receive, watched.send)
         finally:
             record = watched.record(scope)
             for observer in self.observers:
@@ -112,6 +118,7 @@ class _Watched:
             first_byte_seconds=None if self._first_byte is None else self._first_byte - self._start,
             bytes_out=self._bytes_out,
             routed=scope["state"].get("routed"),
+            client=scope["state"].get("client"),
         )
 
 

@@ -7,10 +7,13 @@ compared, which sees them all. A change in place is taken once two looks have fo
 import asyncio
 import hashlib
 import logging
+import os
 import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from gateway.auth import KEYS_FILE, Access, load_keys
 from gateway.config import ConfigError, load_config
 from gateway.state import State
 
@@ -19,45 +22,57 @@ _MOST_BYTES = 16 * 1024 * 1024  # of one file; a larger one is no configuration
 _log = logging.getLogger(__name__)
 
 
-async def watch_files(state: State, path: Path) -> None:
-    """Keeps `state` at what the file says; never returns."""
+async def watch_files(state: State, path: Path, access: Access) -> None:
+    """Keeps `state` at what the file says, and `access` at the client keys; never returns."""
     asked = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    loaded = seen = await asyncio.to_thread(fingerprint, [path, *state.config.key_files])
+    with suppress(ValueError, RuntimeError):  # only a program's main thread is told of signals
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    loaded = seen = await asyncio.to_thread(fingerprints, _files(state, path))
     while True:
         try:
             await asyncio.wait_for(asked.wait(), LOOK_SECONDS)
         except TimeoutError:
             pass
-        before, seen = seen, await asyncio.to_thread(fingerprint, [path, *state.config.key_files])
-        if asked.is_set() or (seen != loaded and seen == before):
+        before, seen = seen, await asyncio.to_thread(fingerprints, _files(state, path))
+        changed = any(loaded.get(file, found) != found for file, found in seen.items())
+        # A refused one is tried again each time: what it lacks may be a file that comes later.
+        if asked.is_set() or state.faults or (changed and seen == before):
             asked.clear()
-            await reload(state, path)
-            loaded = seen = await asyncio.to_thread(fingerprint, [path, *state.config.key_files])
+            loaded = seen
+            await reload(state, path, access)
 
 
-async def reload(state: State, path: Path) -> None:
-    """Reads the file; it is in force at once, or every fault is logged."""
+async def reload(state: State, path: Path, access: Access) -> None:
+    """Reads file and keys; they are in force at once and together, or every fault is logged, once."""
     try:
         config = await asyncio.to_thread(load_config, path)
+        keys = await asyncio.to_thread(load_keys)
     except ConfigError as error:
-        state.reloads["refused"] += 1
-        state.file_is_in_force = False
-        _log.error("configuration refused, the one before stays", extra={"fields": {"faults": error.faults}})
+        if error.faults != state.faults:
+            state.faults = error.faults
+            state.reloads["refused"] += 1
+            _log.error("configuration refused, the one before stays", extra={"fields": {"faults": error.faults}})
         return
+    access.keys = keys
     state.adopt(config)
+    state.faults = []
     state.reloads["adopted"] += 1
-    state.file_is_in_force = True
     _log.info("configuration adopted", extra={"fields": {"warnings": list(config.warnings)}})
 
 
-def fingerprint(files: Iterable[Path]) -> bytes:
-    """A hash of the files' bytes; one that can't be read counts as such."""
-    hashed = hashlib.sha256()
-    for path in files:
-        try:
-            with path.open("rb") as file:
-                hashed.update(hashlib.sha256(file.read(_MOST_BYTES)).digest())
-        except OSError as error:
-            hashed.update(repr(error.errno).encode())
-    return hashed.digest()
+def _files(state: State, path: Path) -> list[Path]:
+    client_keys = os.environ.get(KEYS_FILE)
+    return [path, *state.config.key_files, *([Path(client_keys)] if client_keys else [])]
+
+
+def fingerprints(files: Iterable[Path]) -> dict[Path, bytes]:
+    """A hash of each file's bytes; one that can't be read has its error's."""
+    return {path: _fingerprint(path) for path in files}
+
+
+def _fingerprint(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(file.read(_MOST_BYTES)).digest()
+    except OSError as error:
+        return str(error.errno).encode()

@@ -34,13 +34,13 @@ class State:
     """Whether any decision has succeeded since the start: what readiness waits for."""
     reloads: dict[str, int] = field(default_factory=lambda: {"adopted": 0, "refused": 0})
     """How often a changed configuration was adopted, or refused."""
-    file_is_in_force: bool = True
-    """Whether the configuration file as it is now was adopted."""
+    faults: list[str] = field(default_factory=list)
+    """Of the configuration file as it is now, when it was refused."""
 
     def adopt(self, config: Config) -> None:
         """`config` is in force from now on; requests in hand go on with the one that they began with."""
         for target in {config.triton_target(policy) for policy in config.policies.values()} - self.tritons.keys():
-            self.tritons[target] = TritonClient(target)
+            self.tritons[target] = TritonClient(target, config.triton_ca_file)
         self.shares = _held_shares(config, self.shares)
         settings = config.settings
         if (self.cache.entries, self.cache.seconds) != (settings.cache_entries, settings.cache_seconds):
@@ -60,7 +60,7 @@ class State:
 async def open_state(config: Config) -> AsyncIterator[State]:
     """Clients for every Triton and upstream in `config`, closed in the end."""
     async with AsyncExitStack() as stack:
-        state = State(config, await stack.enter_async_context(open_session()))
+        state = State(config, await stack.enter_async_context(open_session(config.upstream_ca_file)))
         stack.push_async_callback(state.close)
         state.adopt(config)
         yield state

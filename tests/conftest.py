@@ -2,8 +2,9 @@
 
 import os
 import socket
+import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -76,27 +77,44 @@ def gateway(triton: Triton, dynamo: DemoDynamo, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def start_gateway(triton: Triton, dynamo: DemoDynamo, tmp_path: Path) -> Iterator[StartGateway]:
-    """Starts a gateway of one's own: a configuration's text, and environment variables to set or change."""
+    """Starts a gateway of one's own: a configuration's text, arguments, and environment variables to set or change."""
     with ExitStack() as stack:
 
-        def start(config_text: str, ready: bool = True, **environ: str) -> Gateway:
+        def start(
+            config_text: str,
+            ready: bool = True,
+            arguments: Sequence[str] = (),
+            trusted: ssl.SSLContext | None = None,
+            **environ: str,
+        ) -> Gateway:
             folder = tmp_path / f"gateway{len(list(tmp_path.iterdir()))}"
             folder.mkdir()
             config = folder / "config.yaml"
             config.write_text(config_text)
             environ = {"DYNAMO_API_BASE": dynamo.url, "TRITON_GRPC_URL": triton.grpc_url} | environ
-            return stack.enter_context(running_gateway(config, folder, ready, **environ))
+            return stack.enter_context(running_gateway(config, folder, ready, arguments, trusted, **environ))
 
         yield start
 
 
 @contextmanager
-def running_gateway(config: Path, folder: Path, ready: bool = True, **environ: str) -> Iterator[Gateway]:
-    """`python -m gateway serve` as a process; `ready` waits for its first decision, else only for its port."""
+def running_gateway(
+    config: Path,
+    folder: Path,
+    ready: bool = True,
+    arguments: Sequence[str] = (),
+    trusted: ssl.SSLContext | None = None,
+    **environ: str,
+) -> Iterator[Gateway]:
+    """`python -m gateway serve` as a process; `ready` waits for its first decision, else only for its port.
+
+    It is asked over HTTPS when there is something `trusted` to verify it by.
+    """
     port = free_port()
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(config), "--port", str(port)]
+    command += ["--drain-delay", "0", *arguments]
     process = Process("gateway", command, os.environ | environ, folder / "gateway.log")
-    gateway = Gateway(f"http://127.0.0.1:{port}", process)
+    gateway = Gateway(f"{'https' if trusted else 'http'}://127.0.0.1:{port}", process, trusted or True)
     try:
         wait_until(gateway.is_ready if ready else gateway.is_live, process, 60)
         yield gateway

@@ -30,6 +30,7 @@ def fields_of(record: Record) -> dict[str, Any]:
         "duration_ms": _ms(record.seconds),
         "first_byte_ms": _ms(record.first_byte_seconds),
         "bytes_out": record.bytes_out,
+        "client": record.client,
     }
     if routed := record.routed:
         decision = routed.decision

@@ -27,6 +27,12 @@ class Metrics:
             ("path", "status", "outcome"),
             registry=self.registry,
         )
+        self.clients = Counter(
+            "llm_router_client_requests_total",
+            "Finished requests that a client key let in, by the key's name.",
+            ("client",),
+            registry=self.registry,
+        )
         self.routed = Counter(
             "llm_router_routed_total",
             "Requests for which a model was chosen.",
@@ -77,6 +83,8 @@ class Metrics:
         """Observer."""
         self.requests.labels(record.path, str(record.status), record.outcome).inc()
         self.request_seconds.labels(record.path).observe(record.seconds)
+        if record.client is not None:
+            self.clients.labels(record.client).inc()
         if record.first_byte_seconds is not None:
             self.first_byte_seconds.labels(record.path).observe(record.first_byte_seconds)
         if (routed := record.routed) is None:
@@ -120,7 +128,7 @@ def state_now(state: State) -> CollectorRegistry:
     gauge(
         "config_in_force",
         "1 when the configuration file as it is now is in force, 0 when it was refused.",
-        state.file_is_in_force,
+        not state.faults,
     )
     cache = Counter("llm_router_decision_cache", "Decisions looked up.", ("result",), registry=registry)
     cache.labels("hit").inc(state.cache.hits)

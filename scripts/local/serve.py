@@ -214,7 +214,7 @@ def _config_file(options: argparse.Namespace, stack: ExitStack) -> Path:
 
 def _start_gateway(config_file: Path, options: argparse.Namespace, environ: dict[str, str]) -> Process:
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(config_file)]
-    command += ["--host", options.host, "--port", str(options.port)]
+    command += ["--host", options.host, "--port", str(options.port), "--drain-delay", "0"]  # no load balancer here
     return Process("gateway", command, environ, options.state / "gateway.log")
 
 

@@ -36,13 +36,16 @@ class Triton:
         repository: Path = ROOT / "model_repository",
         models: Sequence[str] = ENSEMBLES,
         environ: Mapping[str, str] = os.environ,
+        options: Sequence[str] = (),
     ) -> None:
+        """`options`: more of tritonserver's own."""
         self.port = port
         self.process: Process | None = None
         self._folder = folder
         self._repository = repository
         self._models = models
         self._environ = environ
+        self._options = options
 
     @property
     def http_url(self) -> str:
@@ -68,6 +71,7 @@ class Triton:
             f"--http-port={self.port}",
             f"--grpc-port={self.port + 1}",
             f"--metrics-port={self.port + 2}",
+            *self._options,
         ]
         environ = dict(self._environ) | {
             # The Python backend's stub takes the first python on PATH and with it this environment's packages.

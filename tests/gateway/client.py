@@ -1,6 +1,7 @@
 """A running gateway as tests see it."""
 
 import json
+import ssl
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ class Gateway:
 
     url: str
     process: Process
+    verify: ssl.SSLContext | bool = True
 
     def is_ready(self) -> bool:
         return self._answers("/health/ready")
@@ -34,10 +36,10 @@ class Gateway:
         """POST `body` as JSON, or `raw` as it is."""
         content = json.dumps(body).encode() if raw is None else raw
         headers = {"content-type": "application/json"} | (headers or {})
-        return httpx2.post(self.url + path, content=content, headers=headers, timeout=60)
+        return httpx2.post(self.url + path, content=content, headers=headers, timeout=60, verify=self.verify)
 
-    def get(self, path: str) -> httpx2.Response:
-        return httpx2.get(self.url + path, timeout=60)
+    def get(self, path: str, headers: dict[str, str] | None = None) -> httpx2.Response:
+        return httpx2.get(self.url + path, headers=headers, timeout=60, verify=self.verify)
 
     def log_lines(self) -> list[dict[str, Any]]:
         """What it has logged so far."""
@@ -49,7 +51,8 @@ class Gateway:
 
     def _answers(self, path: str) -> bool:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=30) as response:
+            context = self.verify if isinstance(self.verify, ssl.SSLContext) else None
+            with urllib.request.urlopen(self.url + path, timeout=30, context=context) as response:
                 return bool(response.status == 200)
         except OSError:
             return False

@@ -106,3 +106,16 @@ def test_keys_go_to_their_own_target_alone() -> None:
         ("authorization", "Bearer own"),
     ]
     assert ("authorization", "Bearer client") in request_headers(headers, Target("http://x", "m"), "id")
+    anthropic = Headers({"x-api-key": "client"})
+    assert request_headers(anthropic, Target("http://x", "m", "own"), "id") == [
+        ("x-request-id", "id"),
+        ("authorization", "Bearer own"),
+    ]
+    assert ("x-api-key", "client") in request_headers(anthropic, Target("http://x", "m"), "id")
+
+
+def test_a_key_for_the_gateway_stays_there() -> None:
+    """What let a client in is not sent on, in neither header."""
+    headers = Headers({"authorization": "Bearer client", "x-api-key": "client", "x-kept": "1"})
+    sent = request_headers(headers, Target("http://x", "m"), "id", client="alice")
+    assert sent == [("x-kept", "1"), ("x-request-id", "id")]

@@ -18,16 +18,14 @@ def test_requests_past_the_bound(start_gateway: StartGateway, dynamo: DemoDynamo
     gateway = start_gateway("gateway: {max_requests: 2}\n" + DEFAULT_CONFIG.read_text())
     host, port = gateway.url.removeprefix("http://").split(":")
     body = json.dumps(chat("Tell a long story", model="llama-3.1-8b-instruct", stream=True, max_tokens=20_000)).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head += b"content-length: %d\r\n\r\n" % len(body)
     streams = []
     try:
         for _ in range(2):
             stream = socket.create_connection((host, int(port)))
             streams.append(stream)
-            stream.sendall(
-                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-                % len(body)
-                + body
-            )
+            stream.sendall(head + body)
             assert stream.recv(64).startswith(b"HTTP/1.1 200")
         refused = gateway.post("/v1/chat/completions", chat("hello"))
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1"

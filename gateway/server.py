@@ -1,0 +1,137 @@
+"""How the HTTP server runs: where it listens, how long it waits, how it ends."""
+
+import asyncio
+import logging
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gateway.health import Drain
+
+HEAD_SECONDS = 20.0  # a request's head is one packet or two
+UNREAD_SECONDS = 120.0  # for a client that takes nothing at all; a slow one only has to go on
+_KEEP_ALIVE_SECONDS = 75  # longer than common load balancers keep a connection, so that they close it first
+_log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """uvicorn, with an end in steps.
+
+    SIGTERM: not ready any more, but serving on, for `drain_delay` seconds, until load balancers have seen it. Then it
+    accepts nothing new, and after `drain_seconds` what still runs is cut. SIGINT, or a second signal, skips the delay.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        drain: Drain,
+        *,
+        drain_delay: int = 0,
+        drain_seconds: int = 30,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,  # its messages go the way of ours
+                access_log=False,
+                server_header=False,
+                loop="uvloop",
+                # Not httptools: on `Connection: upgrade` it reads the body as a second request. h11 also bounds the
+                # headers.
+                http=Protocol,
+                ws="none",
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=drain_seconds,
+                ssl_context_factory=(lambda config, default: tls) if tls else None,
+            )
+        )
+        self._drain = drain
+        self._drain_delay = drain_delay
+        self._end_at: float | None = None
+
+    def serve_on(self, sockets: list[socket.socket]) -> bool:
+        """Serve until told to end; False when it could not start."""
+        for each in sockets:
+            _log.info("listening on %s port %d", *each.getsockname()[:2])
+        with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it once more
+            self.run(sockets)
+        return self.started
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        first, self._drain.begun = not self._drain.begun, True
+        if first and sig == signal.SIGTERM and self._drain_delay:
+            self._end_at = time.monotonic() + self._drain_delay
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._end_at is not None and time.monotonic() >= self._end_at:
+            self._end_at = None
+            self.handle_exit(signal.SIGTERM, None)
+        return await super().on_tick(counter)
+
+
+class Protocol(H11Protocol):
+    """uvicorn's HTTP/1.1, with a bound on the time that a request's head may take.
+
+    uvicorn's own bound on idle connections begins with an answer and ends with the next byte. This one is for the time
+    between: from the connection, or from the first byte after an answer, to the end of the next request's head.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_waiting()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._deadline is None:
+            self._start_waiting()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _start_waiting(self) -> None:
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Sockets on every address of `host`. Raises OSError when one of them cannot be had.
+
+    A connection whose client takes none of what is sent for UNREAD_SECONDS is cut by the kernel, wherever the bytes
+    wait: their sender is told as of a client that left.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+            sockets.append(socket.create_server(address, family=family, backlog=2048))
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; accepted sockets inherit it
+                sockets[-1].setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(UNREAD_SECONDS * 1000))
+    except OSError:
+        close(sockets)
+        raise
+    return sockets
+
+
+def close(sockets: Iterable[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
