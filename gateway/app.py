@@ -38,6 +38,9 @@ def create_app(config: Config) -> Starlette:
         routes=[
             Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
             Route("/v1/completions", chat.completions, methods=["POST"]),
+            Route("/v1/responses", chat.responses, methods=["POST"]),
+            Route("/v1/messages", chat.messages, methods=["POST"]),
+            Route("/v1/embeddings", chat.embeddings, methods=["POST"]),
             Route("/completions", chat.alias, methods=["POST"]),
             Route("/v1/route", chat.route, methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),
