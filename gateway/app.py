@@ -14,9 +14,11 @@ from starlette.routing import Route
 from gateway import chat, health
 from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, error_response
+from gateway.framing import RefuseAmbiguous
 from gateway.models import models
 from gateway.observe.log import log_record
 from gateway.observe.metrics import Metrics
+from gateway.openapi import openapi
 from gateway.record import RecordRequests
 from gateway.state import State, open_state
 
@@ -49,8 +51,9 @@ def create_app(config: Config) -> Starlette:
             Route("/health/ready", health.ready, methods=["GET"]),
             Route("/config", health.config, methods=["GET"]),
             Route("/metrics", metrics.endpoint, methods=["GET"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
         ],
-        middleware=[Middleware(RecordRequests, observers=[metrics.count, log_record])],
+        middleware=[Middleware(RecordRequests, observers=[metrics.count, log_record]), Middleware(RefuseAmbiguous)],
         exception_handlers={
             GatewayError: _on_gateway_error,
             ClientGone: _on_client_gone,
