@@ -17,11 +17,13 @@ from gateway import chat, health, ports
 from gateway.auth import Access, Keys, RequireKey
 from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, error_response
+from gateway.framing import RefuseAmbiguous
 from gateway.health import Drain
 from gateway.limit import LimitLoad
 from gateway.models import models, watch_models
 from gateway.observe.log import log_record
 from gateway.observe.metrics import Metrics
+from gateway.openapi import openapi
 from gateway.record import RecordRequests
 from gateway.reload import watch_files
 from gateway.state import State, open_state
@@ -65,9 +67,13 @@ def create_app(
     api = [
         Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
         Route("/v1/completions", chat.completions, methods=["POST"]),
+        Route("/v1/responses", chat.responses, methods=["POST"]),
+        Route("/v1/messages", chat.messages, methods=["POST"]),
+        Route("/v1/embeddings", chat.embeddings, methods=["POST"]),
         Route("/completions", chat.alias, methods=["POST"]),
         Route("/v1/route", chat.route, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
+        Route("/openapi.json", openapi, methods=["GET"]),
     ]
     management = [
         Route("/config", health.config, methods=["GET"]),
@@ -77,6 +83,7 @@ def create_app(
         routes=[*probes, *ports.split(api, management, management_port)],
         middleware=[
             Middleware(RecordRequests, observers=[metrics.count, log_record]),
+            Middleware(RefuseAmbiguous),
             Middleware(RequireKey, access=access),
             Middleware(LimitLoad),
         ],

@@ -26,8 +26,8 @@ from gateway.errors import (
     NotFound,
 )
 from gateway.forward import Outgoing, cancel_when_gone, forward_to_first_able
-from gateway.policy import Selection, Wish, as_cached, fall_back, read_wish, select
-from gateway.prompt import Rule, bounded, estimated_tokens, text_of_messages, text_of_prompt
+from gateway.policy import Selection, Wish, as_cached, fall_back, read_named_model, read_wish, select
+from gateway.prompt import Rule, bounded, estimated_tokens, text_of_input, text_of_messages, text_of_prompt
 from gateway.share import HeldShare
 from gateway.state import State
 from gateway.targets import Eligibility, Order
@@ -43,15 +43,18 @@ _UNSAFE_IN_HEADER = re.compile(r"[^\x20-\x7e]")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A path of the upstream, the field that holds its prompt, and how that is read."""
+    """A path of the upstream, the field that holds its prompt, and how that is read; None: it is never routed."""
 
     path: str
     field: str
-    text: Callable[[Any, Rule], str]
+    text: Callable[[Any, Rule], str] | None
 
 
 CHAT = Endpoint("/v1/chat/completions", "messages", text_of_messages)
 COMPLETIONS = Endpoint("/v1/completions", "prompt", text_of_prompt)
+RESPONSES = Endpoint("/v1/responses", "input", text_of_input)
+MESSAGES = Endpoint("/v1/messages", "messages", text_of_messages)  # Anthropic's
+EMBEDDINGS = Endpoint("/v1/embeddings", "input", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +80,23 @@ async def completions(request: Request) -> Response:
     return await _unless_gone(request, _answer(request, COMPLETIONS, await _read_body(request)))
 
 
+async def responses(request: Request) -> Response:
+    return await _unless_gone(request, _answer(request, RESPONSES, await _read_body(request)))
+
+
+async def messages(request: Request) -> Response:
+    return await _unless_gone(request, _answer(request, MESSAGES, await _read_body(request)))
+
+
+async def embeddings(request: Request) -> Response:
+    return await _unless_gone(request, _answer(request, EMBEDDINGS, await _read_body(request)))
+
+
 async def alias(request: Request) -> Response:
     """The blueprint's `/completions`: a chat when it has messages, a completion when it has a prompt."""
     body = await _read_body(request)
-    return await _unless_gone(request, _answer(request, _endpoint_for(body), body))
+    endpoint = COMPLETIONS if "prompt" in body.fields and "messages" not in body.fields else CHAT
+    return await _unless_gone(request, _answer(request, endpoint, body))
 
 
 async def route(request: Request) -> Response:
@@ -107,17 +123,18 @@ async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
 
 
 async def _explain(request: Request, body: Body) -> Response:
-    routed = await _route(request.state.router, _endpoint_for(body), body)
+    routed = await _route(request.state.router, _endpoint_of(body), body)
     request.state.routed = routed
     return AsciiJSONResponse(explanation(routed), headers=decision_headers(routed))
 
 
 async def _route(state: State, endpoint: Endpoint, body: Body, count: bool = False) -> Routed:
     """Who answers this request; with `count` it is one of those over which a share of strong calls is held."""
-    wish = read_wish(body.fields, state.config)
+    read = read_named_model if endpoint.text is None else read_wish
+    wish = read(body.fields, state.config)
     if wish.target is not None:
         return Routed(Selection((wish.target,), wish.reason), wish.policy)
-    assert wish.policy is not None  # a wish has one or the other
+    assert wish.policy is not None and endpoint.text is not None  # a wish has one or the other
     if endpoint.field not in body.fields:
         raise BadRequest(f"'{endpoint.field}' is missing", param=endpoint.field)
     text = endpoint.text(body.fields[endpoint.field], wish.policy.input)
@@ -215,8 +232,10 @@ def explanation(routed: Routed) -> dict[str, Any]:
     }
 
 
-def _endpoint_for(body: Body) -> Endpoint:
-    return COMPLETIONS if "prompt" in body.fields and "messages" not in body.fields else CHAT
+def _endpoint_of(body: Body) -> Endpoint:
+    """Whose body this is: Anthropic's is read as a chat. `input` goes first: a response may have a `prompt`, too."""
+    candidates = (CHAT, RESPONSES, COMPLETIONS)
+    return next((each for each in candidates if each.field in body.fields), CHAT)
 
 
 async def _read_body(request: Request) -> Body:

@@ -64,18 +64,38 @@ def read_wish(fields: Mapping[str, Any], config: Config) -> Wish:
     """
     if ROUTER_FIELD in fields:
         return _read_router_field(fields[ROUTER_FIELD], config)
-    model = fields.get("model")
-    if model is None or model in AUTOMATIC:
+    model = _model_name(fields)
+    if model in AUTOMATIC:
         return Wish(config.default_policy)
-    if not isinstance(model, str):
-        raise BadRequest("'model' must be a string", param="model")
-    if len(model) > _LONGEST_NAME:
-        raise BadRequest(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
     if model in config.policies:
         return Wish(config.policies[model])
     if _is_router_name(model, config):
         return _read_router_name(model, config)
     return Wish(target=_passthrough(model, config), reason="passthrough")
+
+
+def read_named_model(fields: Mapping[str, Any], config: Config) -> Wish:
+    """The model of a request that is never routed. Raises BadRequest when it leaves the choice to the router."""
+    model = _model_name(fields)
+    routed = model in AUTOMATIC or model in config.policies or _is_router_name(model, config)
+    if routed or ROUTER_FIELD in fields:
+        raise BadRequest(
+            "embeddings are never routed, since vectors of two models do not compare: 'model' must name one model",
+            param=ROUTER_FIELD if ROUTER_FIELD in fields else "model",
+        )
+    return Wish(target=_passthrough(model, config), reason="passthrough")
+
+
+def _model_name(fields: Mapping[str, Any]) -> str:
+    """The field `model`; empty when it is missing. Raises BadRequest when it is no name."""
+    model = fields.get("model")
+    if model is None:
+        return ""
+    if not isinstance(model, str):
+        raise BadRequest("'model' must be a string", param="model")
+    if len(model) > _LONGEST_NAME:
+        raise BadRequest(f"'model' is longer than {_LONGEST_NAME} characters", param="model")
+    return model
 
 
 def _read_router_name(model: str, config: Config) -> Wish:

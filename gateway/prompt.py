@@ -1,6 +1,7 @@
 """Which text of a request is classified. Pure: no I/O, no configuration."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from gateway.errors import BadRequest
@@ -10,32 +11,38 @@ Rule = Literal["last_user", "first_user", "conversation"]
 MAX_CHARACTERS = 65_536
 """More than any classifier here reads (512 tokens); tokenising a megabyte would hold everybody's decisions up."""
 
+_BYTES_PER_TOKEN = 4
+_TEXT_FIELDS = ("messages", "prompt", "input", "system", "instructions")
+_TEXT_KEYS = ("content", "text", "output", "tool_calls", "function", "arguments")
+"""Where messages, their parts and their tools' calls and results hold text; all else may be data."""
+_ANSWER_FIELDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
 
 def text_of_messages(messages: Any, rule: Rule) -> str:
-    """The user's part of a conversation.
+    """The user's part of a conversation, OpenAI's or Anthropic's.
 
-    `last_user` and `first_user` take one message with the role user; `conversation` takes all of theirs. What the
+    `last_user` and `first_user` take one message with the role user, of those that have text: an image alone or a
+    tool's result that Anthropic files under the user says nothing. `conversation` takes all of theirs. What the
     assistant, a tool or the system said never decides. The text may be empty. Raises BadRequest for a wrong shape.
     """
     if not isinstance(messages, list):
         raise BadRequest("'messages' must be a list", param="messages")
     if not messages:
         raise BadRequest("'messages' must not be empty", param="messages")
-    texts = []
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise BadRequest(f"'messages[{index}]' must be an object", param=f"messages[{index}]")
-        if message.get("role") == "user":
-            texts.append(_text_of_content(message.get("content"), f"messages[{index}].content"))
-    if not texts:
-        return ""
-    match rule:
-        case "last_user":
-            return texts[-1]
-        case "first_user":
-            return texts[0]
-        case "conversation":
-            return "\n\n".join(texts)
+    return _pick(_user_texts(messages, "messages"), rule)
+
+
+def text_of_input(value: Any, rule: Rule) -> str:
+    """The user's part of a response's `input`: a string, or a list of items, messages among them.
+
+    Calls, their outputs, reasoning and references are no user's. The text may be empty. Raises BadRequest for a wrong
+    shape.
+    """
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise BadRequest("'input' must be a string or a list", param="input")
+    return _pick(_user_texts(value, "input"), rule)
 
 
 def text_of_prompt(prompt: Any, rule: Rule) -> str:
@@ -48,6 +55,29 @@ def text_of_prompt(prompt: Any, rule: Rule) -> str:
     if isinstance(prompt, list):
         return "\n\n".join(item for item in prompt if isinstance(item, str))
     raise BadRequest("'prompt' must be a string or a list", param="prompt")
+
+
+def _user_texts(items: Sequence[Any], param: str) -> list[str]:
+    """What the user said, message by message; those without text are left out."""
+    texts = []
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise BadRequest(f"'{param}[{index}]' must be an object", param=f"{param}[{index}]")
+        if item.get("role") == "user":
+            texts.append(_text_of_content(item.get("content"), f"{param}[{index}].content"))
+    return [text for text in texts if text.strip()]
+
+
+def _pick(texts: Sequence[str], rule: Rule) -> str:
+    if not texts:
+        return ""
+    match rule:
+        case "last_user":
+            return texts[-1]
+        case "first_user":
+            return texts[0]
+        case "conversation":
+            return "\n\n".join(texts)
 
 
 def _text_of_content(content: Any, param: str) -> str:
@@ -74,6 +104,28 @@ def bounded(text: str) -> str:
     return f"{text[:half]}\n{text[-half:]}"
 
 
-def estimated_tokens(fields: Any) -> int:
-    """Replaced."""
-    return 0
+def estimated_tokens(fields: Mapping[str, Any]) -> int:
+    """Roughly the tokens that a request asks the model to hold: what it is given, and the most it may answer.
+
+    Four bytes of text are about a token; a token id is one. Images, audio and files are not counted. Never raises,
+    whatever the JSON.
+    """
+    size = 0
+    left = [fields.get(name) for name in _TEXT_FIELDS]
+    while left:  # not recursive: JSON may be nested deeper than Python's stack
+        match left.pop():
+            case str() as text:
+                size += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+            case bool():
+                pass
+            case int():
+                size += _BYTES_PER_TOKEN
+            case list() as items:
+                left += items
+            case dict() as item:
+                left += [item.get(key) for key in _TEXT_KEYS]
+    return math.ceil(size / _BYTES_PER_TOKEN) + max(_positive(fields.get(name)) for name in _ANSWER_FIELDS)
+
+
+def _positive(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -25,6 +25,14 @@ def key_table(model: type[BaseModel]) -> str:
     rows = ["| key | default | what |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         rows.append(f"| `{name}` | {_default(field.default)} | {field.description} |")
+    return "\n".join(rows)
+
+
+def route_table(paths: Mapping[str, Mapping[str, Mapping[str, object]]]) -> str:
+    """The paths of an OpenAPI document as a Markdown table."""
+    rows = ["| route | what |", "|---|---|"]
+    for path, methods in paths.items():
+        rows += [f"| `{method.upper()} {path}` | {operation['summary']} |" for method, operation in methods.items()]
     return "\n".join(rows)
 
 

@@ -104,6 +104,7 @@ class DemoDynamo(Dynamo):
             words = ["--model-path", model, "--speedup-ratio", str(speedup)]
             name, component = f"dynamo-{model}", f"model{index}"
             mockers[model] = worker_command(name, "dynamo.mocker", component, words, folder, environ)
+        environ |= {"DYN_ENABLE_ANTHROPIC_API": "true"}  # /v1/messages, which the frontend leaves out by default
         super().__init__(port, frontend_command(port, folder, environ), mockers, folder)
 
     def start(self) -> None:

@@ -5,7 +5,7 @@ import pytest
 from gateway.config import Config, Llm, Policy, RouteLLMPolicy
 from gateway.decision import Decision
 from gateway.errors import BadRequest, GatewayError, NotFound
-from gateway.policy import Target, fall_back, read_wish, select
+from gateway.policy import Target, fall_back, read_named_model, read_wish, select
 
 
 def _llm(name: str, model: str, base: str = "http://up:1", key: str = "") -> Llm:
@@ -97,6 +97,21 @@ def test_wrong_wishes_are_named(fields: dict[str, Any], error: type[Exception], 
     with pytest.raises(error) as raised:
         read_wish(fields, _config())
     assert isinstance(raised.value, GatewayError) and raised.value.param == param
+
+
+def test_a_named_model_is_never_a_choice() -> None:
+    """What is never routed goes to the upstream of the model it names, and may not leave the choice to the router."""
+    assert read_named_model({"model": "small"}, _config()).target == Target("http://up:1", "small", "k1")
+    assert read_named_model({"model": "embed"}, _config()).target == Target("http://default:3", "embed", "")
+    for model in (None, "", "auto", "task", "router-mf-0.1", "router-bert-x"):
+        with pytest.raises(BadRequest, match="never routed") as error:
+            read_named_model({"model": model}, _config())
+        assert error.value.param == "model"
+    with pytest.raises(BadRequest, match="never routed") as error:
+        read_named_model({"model": "small", "nim-llm-router": {}}, _config())
+    assert error.value.param == "nim-llm-router"
+    with pytest.raises(BadRequest, match="must be a string"):
+        read_named_model({"model": 5}, _config())
 
 
 def test_unknown_model_without_a_default_upstream() -> None:

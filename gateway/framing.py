@@ -1,0 +1,39 @@
+"""Requests that two servers in a row could read differently are refused, before anything else is read of them."""
+
+import re
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.errors import error_response
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class RefuseAmbiguous:
+    """ASGI middleware: a 400 for a body of two lengths (request smuggling) and for control characters in a header.
+
+    HTTP lets a server prefer `Transfer-Encoding` to `Content-Length`; a proxy before it that did the opposite would
+    take the rest of one request for the next. Control characters no HTTP client would send on to an upstream.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        fault = _fault(scope["headers"]) if scope["type"] == "http" else None
+        if fault is None:
+            await self.app(scope, receive, send)
+            return
+        response = error_response(400, fault, "invalid_request_error")
+        response.headers["connection"] = "close"
+        await response(scope, receive, send)
+
+
+def _fault(headers: list[tuple[bytes, bytes]]) -> str | None:
+    names = {name for name, _ in headers}
+    if b"transfer-encoding" in names and b"content-length" in names:
+        return "the request has both Transfer-Encoding and Content-Length"
+    for name, value in headers:
+        if _CONTROL.search(value):
+            return f"the header {name[:64].decode('latin-1')!r} holds control characters"
+    return None
