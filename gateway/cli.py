@@ -16,6 +16,7 @@ from gateway.chat import Routed, decide, explanation
 from gateway.config import Config, ConfigError, Policy, RouteLLMPolicy, load_config
 from gateway.health import Drain
 from gateway.observe.log import configure_logging
+from gateway.online import online_faults
 from gateway.policy import Wish
 from gateway.server import Server, close, listen
 from gateway.state import open_state
@@ -31,9 +32,12 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serve.add_argument("--port", type=port_number, default=8084, help="port to listen on (default: %(default)s)")
     _add_server_options(serve)
-    check = commands.add_parser("check", help="check a configuration file without starting anything")
+    check = commands.add_parser("check", help="check a configuration file, and the client keys, without serving")
     check.add_argument("file", type=Path, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="count warnings as errors")
+    check.add_argument(
+        "--online", action="store_true", help="also ask Triton for its labels and the upstreams for their models"
+    )
     route = commands.add_parser("route", help="decide about one prompt, and forward nothing")
     route.add_argument("--config", type=Path, required=True, metavar="FILE", help="the configuration file")
     route.add_argument("--policy", metavar="NAME", help="the policy that decides (default: the default policy)")
@@ -89,6 +93,8 @@ def _run(options: argparse.Namespace) -> int:
     keys = load_keys()
     if options.command == "serve":
         return _serve(config, keys, options)
+    if options.online and (faults := asyncio.run(online_faults(config))):
+        raise ConfigError([f"{options.file}: {fault}" for fault in faults])
     return 2 if options.strict and config.warnings else 0
 
 

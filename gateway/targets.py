@@ -56,6 +56,10 @@ class Eligibility:
         else:
             self._listed[api_base] = models
 
+    def lists(self, api_base: str) -> bool:
+        """Whether a server says which models it has."""
+        return api_base in self._listed
+
     def rest(self, target: Target, seconds: float = REST_SECONDS) -> None:
         """`target` could not answer: it is passed over for a while."""
         if target in self._followed:

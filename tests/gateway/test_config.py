@@ -291,3 +291,82 @@ def test_strict_check_counts_warnings(
     file.write_text("policies:\n" + _policy("p", [("Chatbot", "m")]))
     assert main(["check", str(file), *(["--strict"] if strict else [])]) == code
     assert "warning:" in capsys.readouterr().err
+
+
+_FALLBACKS = """
+policies:
+  - name: p
+    url: http://router-server:8000/v2/models/task_router_ensemble/infer
+    llms:
+      - name: Chatbot
+        api_base: http://a:1
+        api_key: first
+        model: big
+        context_length: 8192
+        fallbacks: [Other, x, small]
+      - {name: Other, api_base: http://b:1, model: small, fallbacks: [big]}
+  - name: r
+    type: routellm
+    threshold: 0.5
+    strong: {api_base: http://a:1, model: big, fallbacks: [weak]}
+    weak: {api_base: http://b:1, model: small}
+"""
+
+
+def test_fallbacks_in_order(tmp_path: Path) -> None:
+    """A fallback is another llm by name, else one by its model, else a model at the same place; each once."""
+    config = _load(tmp_path, _FALLBACKS)
+    assert not [warning for warning in config.warnings if "unknown" in warning]
+    policy = _policy_of(config)
+    order = [
+        (each.api_base, each.model, each.api_key.get_secret_value(), each.context_length)
+        for each in policy.in_order(policy.llms[0])
+    ]
+    assert order == [
+        ("http://a:1", "big", "first", 8192),
+        ("http://b:1", "small", "", None),
+        ("http://a:1", "x", "first", None),
+    ]
+    assert [each.model for each in policy.in_order(policy.llms[1])] == ["small", "big"]
+    routellm = config.policies["r"]
+    assert isinstance(routellm, RouteLLMPolicy)
+    assert [each.model for each in routellm.in_order(routellm.strong)] == ["big", "small"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("[Other, x, small]", "[Other, '']", "policies[0].llms[0].fallbacks: expected names that are not empty"),
+        ("[Other, x, small]", "Other", "policies[0].llms[0].fallbacks: Input should be a valid tuple"),
+        ("8192", "0", "policies[0].llms[0].context_length: Input should be greater than or equal to 1"),
+        (
+            "api_key: first",
+            "api_key: first\n        api_key_file: /k",
+            "policies[0].llms[0].api_key_file: there is an api_key, too",
+        ),
+        (
+            "api_key: first",
+            "api_key_file: /no/such/file",
+            "policies[0].llms[0].api_key_file: /no/such/file cannot be read",
+        ),
+        ("api_key: first", "api_key_file: /dev/null", "policies[0].llms[0].api_key_file: /dev/null is empty"),
+        ("weak: {", "weak: {api_key_file: /dev/null, ", "policies[1].weak.api_key_file: /dev/null is empty"),
+        ("\npolicies", "\ngateway: {max_requests: 0}\npolicies", "gateway.max_requests: Input should be greater than"),
+        ("\npolicies", "\ngateway: {cache_seconds: true}\npolicies", "gateway.cache_seconds: expected a number"),
+        ("\npolicies", "\ngateway: {silence_seconds: .inf}\npolicies", "gateway.silence_seconds: Input should be"),
+        ("\npolicies", "\ngateway: {workers: 3}\npolicies", "gateway.workers: unknown key"),
+    ],
+)
+def test_faults_of_targets_and_bounds(tmp_path: Path, old: str, new: str, fault: str) -> None:
+    """Fallbacks, key files and bounds that can't be are named by their place."""
+    assert old in _FALLBACKS
+    assert [found[: len(fault)] for found in _faults(tmp_path, _FALLBACKS.replace(old, new, 1))] == [fault]
+
+
+def test_a_key_from_a_file(tmp_path: Path) -> None:
+    """A mounted secret is read without its last newline, and its file is one to watch."""
+    key = tmp_path / "key"
+    key.write_text("secret\n")
+    config = _load(tmp_path, _FALLBACKS.replace("api_key: first", f"api_key_file: {key}"))
+    assert _policy_of(config).llms[0].api_key.get_secret_value() == "secret" and config.key_files == (key,)
+    assert "secret" not in str(config.redacted())
