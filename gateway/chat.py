@@ -269,6 +269,10 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
         group.start_soon(cancel_when_gone, request.receive, group.cancel_scope)
         try:
             result.append(await work)
+        except asyncio.CancelledError:
+            # gRPC raises one of its own in place of the scope's, which would take it for the server's.
+            if not group.cancel_scope.cancel_called:
+                raise
         except Exception as error:  # carried out of the group, which would wrap it
             failure = error
         group.cancel_scope.cancel()

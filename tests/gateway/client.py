@@ -2,7 +2,9 @@
 
 import json
 import ssl
+import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,16 @@ from scripts.local.process import Process
 def chat(prompt: Any, **fields: Any) -> dict[str, Any]:
     """A chat request's body; fields with dashes go in as `**{"nim-llm-router": …}`."""
     return {"messages": [{"role": "user", "content": prompt}], "max_tokens": 4, **fields}
+
+
+def eventually(happened: Callable[[], bool], seconds: float = 60.0) -> bool:
+    """Whether it happens at all: patience for a busy machine, not a figure to judge by."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 @dataclass

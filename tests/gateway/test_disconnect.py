@@ -80,6 +80,7 @@ def test_a_client_that_leaves_ends_the_decision(start_gateway: StartGateway, tri
     assert line["outcome"] == "client_gone" and line["status"] is None
     assert line["duration_ms"] < deadline_ms
     assert not tee.connections
+    assert not any(each["level"] == "error" for each in gateway.log_lines())
 
 
 def test_a_client_that_never_reads_makes_nobody_buffer(start_gateway: StartGateway) -> None:

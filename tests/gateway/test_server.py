@@ -3,7 +3,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -18,20 +18,11 @@ from gateway.health import Drain
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port
 from tests.conftest import DEFAULT_CONFIG, StartGateway
-from tests.gateway.client import Gateway, chat
+from tests.gateway.client import Gateway, chat, eventually
 from tests.gateway.tee import Tee, running_tee
 
 _PATIENCE = 60.0  # an event that never comes is the failure; how soon it comes is not judged
 _GET = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
-
-
-def _eventually(happened: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + _PATIENCE
-    while not happened():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 @contextmanager
@@ -229,15 +220,15 @@ def test_sigterm_lets_streams_finish(start_gateway: StartGateway, tee: Tee) -> N
         lines = answer.iter_lines()
         assert next(lines).startswith("data: ")
         os.kill(gateway.process.pid, signal.SIGTERM)
-        assert _eventually(lambda: gateway.get("/health/ready").status_code == 503)
+        assert eventually(lambda: gateway.get("/health/ready").status_code == 503)
         assert gateway.get("/health/ready").json()["error"]["code"] == "draining"
         assert gateway.get("/health/live").status_code == 200
         assert gateway.post("/v1/route", chat("hi")).status_code == 200
         os.kill(gateway.process.pid, signal.SIGTERM)  # instead of waiting for the delay
-        assert _eventually(lambda: not gateway.is_live())  # it listens no more
+        assert eventually(lambda: not gateway.is_live())  # it listens no more
         assert b"[DONE]" not in tee.connections[0].sent  # and the stream has not ended yet
         assert "data: [DONE]" in list(lines)
-    assert _eventually(lambda: gateway.process.exit_code is not None)
+    assert eventually(lambda: gateway.process.exit_code is not None)
 
 
 def test_what_outlives_the_drain_is_cut(start_gateway: StartGateway, tee: Tee) -> None:
@@ -246,7 +237,7 @@ def test_what_outlives_the_drain_is_cut(start_gateway: StartGateway, tee: Tee) -
     whole_body = chat("hi", model="llama-3.1-8b-instruct") | {"max_tokens": 20_000}
     with ThreadPoolExecutor(1) as pool, _streaming(gateway, 20_000) as answer:
         whole = pool.submit(gateway.post, "/v1/chat/completions", whole_body)
-        assert _eventually(lambda: len(tee.connections) == 2 and b"\r\n\r\n" in tee.connections[1].received)
+        assert eventually(lambda: len(tee.connections) == 2 and b"\r\n\r\n" in tee.connections[1].received)
         os.kill(gateway.process.pid, signal.SIGTERM)
         text = b""
         with pytest.raises(httpx2.RemoteProtocolError):
@@ -255,8 +246,8 @@ def test_what_outlives_the_drain_is_cut(start_gateway: StartGateway, tee: Tee) -
         assert whole.result(_PATIENCE).status_code == 503
         assert whole.result().json()["error"]["code"] == "shutting_down"
     assert b"data: " in text and b"[DONE]" not in text
-    assert _eventually(lambda: all(each.closed_by == "client" for each in tee.connections))
-    assert _eventually(lambda: gateway.process.exit_code is not None)
+    assert eventually(lambda: all(each.closed_by == "client" for each in tee.connections))
+    assert eventually(lambda: gateway.process.exit_code is not None)
     ended = [(line["status"], line["outcome"]) for line in gateway.log_lines() if line["event"] == "request"]
     assert sorted(ended) == [(200, "broken"), (503, "complete")]
     assert not any("exception" in line for line in gateway.log_lines())
@@ -267,4 +258,4 @@ def test_the_delay_ends_and_ctrl_c_skips_it(start_gateway: StartGateway) -> None
     for number, delay in ((signal.SIGTERM, "1"), (signal.SIGINT, "100000")):
         gateway = start_gateway(DEFAULT_CONFIG.read_text(), ready=False, arguments=["--drain-delay", delay])
         os.kill(gateway.process.pid, number)
-        assert _eventually(lambda gateway=gateway: gateway.process.exit_code is not None)  # type: ignore[misc]
+        assert eventually(lambda gateway=gateway: gateway.process.exit_code is not None)  # type: ignore[misc]

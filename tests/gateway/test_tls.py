@@ -19,11 +19,48 @@ from openai import OpenAI
 
 from gateway.tls import server_context, upstream_context
 from scripts.local.dynamo import DemoDynamo
+from scripts.local.process import fetch, wait_until
 from scripts.local.triton import Triton
 from tests.conftest import DEFAULT_CONFIG, StartGateway, free_ports
 from tests.gateway.client import Gateway, chat
 
 _PATIENT = DEFAULT_CONFIG.read_text().replace("    llms:", "    timeout_ms: 30000\n    llms:")
+
+
+_CONSTANT = """
+policies:
+  - name: constant
+    url: http://x:8000/v2/models/constant/infer
+    timeout_ms: 30000
+    llms:
+      - {name: "yes", api_base: "${DYNAMO_API_BASE}", model: llama-3.1-8b-instruct}
+      - {name: "no", api_base: "${DYNAMO_API_BASE}", model: llama-3.1-8b-instruct}
+"""
+
+
+def _repository_of_a_constant(folder: Path) -> Path:
+    """A model that says `no` to everything: the project's own take much longer to load."""
+    version = folder / "constant" / "1"
+    version.mkdir(parents=True)
+    (folder / "constant" / "labels.txt").write_text("yes\nno\n")
+    (folder / "constant" / "config.pbtxt").write_text(
+        """name: "constant" backend: "python" max_batch_size: 1
+        input [{ name: "INPUT" data_type: TYPE_STRING dims: [1] }]
+        output [{ name: "OUTPUT" data_type: TYPE_FP32 dims: [2] label_filename: "labels.txt" }]
+        instance_group [{ kind: KIND_CPU }]"""
+    )
+    (version / "model.py").write_text(
+        """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        no = pb_utils.Tensor("OUTPUT", np.array([[0, 1]], dtype=np.float32))
+        return [pb_utils.InferenceResponse([no]) for _ in requests]
+"""
+    )
+    return folder
 
 
 class Authority:
@@ -143,16 +180,19 @@ def test_triton_over_tls(
     """The real Triton with a certificate decides for who names its authority; else the fallback answers."""
     options = ["--grpc-use-ssl=1", f"--grpc-server-cert={authority.cert}", f"--grpc-server-key={authority.key}"]
     options.append(f"--grpc-root-cert={authority.ca}")
-    triton = Triton(free_ports(3), tmp_path / "triton", models=["router_ensemble"], options=options)
+    repository = _repository_of_a_constant(tmp_path / "model_repository")
+    triton = Triton(free_ports(3), tmp_path / "triton", repository, ["constant"], options=options)
     triton.start()
     try:
-        triton.wait()
+        assert triton.process is not None
+        wait_until(lambda: fetch(f"{triton.http_url}/v2/models/constant/ready", 5) is not None, triton.process, 180)
         own = {"TRITON_GRPC_URL": triton.grpc_url}
-        gateway = start_gateway(_PATIENT, TRITON_CA_FILE=str(authority.ca), **own)
-        assert gateway.post("/v1/route", chat("hello")).json()["reason"] == "decided"
+        gateway = start_gateway(_CONSTANT, TRITON_CA_FILE=str(authority.ca), **own)
+        decided = gateway.post("/v1/route", chat("hello")).json()
+        assert (decided["reason"], decided["label"]) == ("decided", "no")
         assert gateway.get("/config").json()["triton_ca_file"] == str(authority.ca)
         for environ in ({}, {"TRITON_CA_FILE": str(stranger.ca)}):
-            gateway = start_gateway(_PATIENT, ready=False, **own, **environ)
+            gateway = start_gateway(_CONSTANT, ready=False, **own, **environ)
             answer = gateway.post("/v1/chat/completions", chat("hello"))
             assert answer.status_code == 200 and answer.headers["x-router-reason"] == "triton_unavailable"
     finally:
