@@ -20,7 +20,7 @@ class RefuseAmbiguous:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        fault = _fault(scope["headers"]) if scope["type"] == "http" else None
+        fault = _fault(scope["headers"], scope["http_version"]) if scope["type"] == "http" else None
         if fault is None:
             await self.app(scope, receive, send)
             return
@@ -29,10 +29,12 @@ class RefuseAmbiguous:
         await response(scope, receive, send)
 
 
-def _fault(headers: list[tuple[bytes, bytes]]) -> str | None:
+def _fault(headers: list[tuple[bytes, bytes]], http_version: str) -> str | None:
     names = {name for name, _ in headers}
     if b"transfer-encoding" in names and b"content-length" in names:
         return "the request has both Transfer-Encoding and Content-Length"
+    if b"transfer-encoding" in names and http_version == "1.0":
+        return "HTTP/1.0 knows no Transfer-Encoding"
     for name, value in headers:
         if _CONTROL.search(value):
             return f"the header {name[:64].decode('latin-1')!r} holds control characters"
