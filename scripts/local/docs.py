@@ -39,4 +39,4 @@ def route_table(paths: Mapping[str, Mapping[str, Mapping[str, object]]]) -> str:
 def _default(value: object) -> str:
     if value is PydanticUndefined:
         return "required"
-    return f"`{value}`" if value not in (None, "") and str(value) else ""
+    return f"`{value}`" if value not in (None, "", ()) and str(value) else ""

@@ -1,6 +1,7 @@
 """An upstream that answers what a test wants: Dynamo cannot be made to fail on demand."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,15 @@ class Scripted:
     received: list[dict[str, Any]] = field(default_factory=list)
     listed: int = 0
     """How often it was asked for its models."""
+
+
+def accept_post(server: socket.socket) -> socket.socket:
+    """The first connection that carries a POST, whose head is read; the gateway also asks for a list of models."""
+    while True:
+        connection, _ = server.accept()
+        if connection.recv(65536).startswith(b"POST"):
+            return connection
+        connection.close()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from scripts.local.dynamo import DemoDynamo
 from tests.conftest import DEFAULT_CONFIG, StartGateway
 from tests.gateway.client import Gateway, chat
+from tests.gateway.scripted import accept_post
 from tests.gateway.tee import bodies, running_tee
 
 _PYTHON = "Write a Python function to sort a list"
@@ -177,9 +178,7 @@ def test_an_upstream_that_breaks_off_is_seen_as_broken(start_gateway: StartGatew
     arrived = threading.Event()
 
     def break_off(server: socket.socket) -> None:  # Dynamo cannot be made to do so on demand
-        connection, _ = server.accept()
-        with connection:
-            connection.recv(65536)
+        with accept_post(server) as connection:
             head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
             connection.sendall(head + b"%x\r\n%b\r\n" % (len(event), event))
             arrived.wait(60)

@@ -13,6 +13,7 @@ from scripts.local.dynamo import DemoDynamo
 from scripts.local.triton import Triton
 from tests.conftest import DEFAULT_CONFIG, StartGateway
 from tests.gateway.client import Gateway, chat
+from tests.gateway.scripted import accept_post
 from tests.gateway.tee import Tee, running_tee
 
 _PATIENCE = 60.0  # an event that never comes is the failure; how soon it comes is not judged
@@ -90,11 +91,7 @@ def test_a_client_that_never_reads_makes_nobody_buffer(start_gateway: StartGatew
 
     def flood(server: socket.socket) -> None:  # no mocker is fast enough to fill the buffers
         nonlocal sent
-        connection, _ = server.accept()
-        while connection.recv(65536).startswith(b"GET"):  # its models, which it does not list
-            connection.close()
-            connection, _ = server.accept()
-        with connection:
+        with accept_post(server) as connection:
             connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % 10**9)
             connection.settimeout(5)
             try:

@@ -236,8 +236,10 @@ def streamer() -> Iterator[_Streamer]:
 def streaming(streamer: _Streamer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway in front of it; a request that names its model needs no Triton."""
     folder = tmp_path_factory.mktemp("streaming")
-    environ = {"DYNAMO_API_BASE": streamer.url, "TRITON_GRPC_URL": "127.0.0.1:1"}
-    with running_gateway(DEFAULT_CONFIG, folder, False, **environ) as gateway:
+    unused = "127.0.0.1:1"
+    with running_gateway(
+        DEFAULT_CONFIG, folder, False, DYNAMO_API_BASE=streamer.url, TRITON_GRPC_URL=unused
+    ) as gateway:
         yield gateway
 
 
