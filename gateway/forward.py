@@ -132,7 +132,8 @@ async def forward_to_first_able(
             if response.status_code not in UNABLE:
                 eligibility.answered(target)
                 return last
-            eligibility.rest(target, rest_seconds(response.headers.get("retry-after")))
+            if response.status_code != 404:  # which may be the path's: whether it has the model, its list says
+                eligibility.rest(target, rest_seconds(response.headers.get("retry-after")))
             reason = UNABLE[response.status_code]
     except BaseException:  # the client has left, or the next target is silent
         if last is not None:
