@@ -58,6 +58,47 @@ def test_blueprint_file_with_notes_of_its_own(tmp_path: Path) -> None:
     assert any("policies[0].llms[0].note: unknown key" in warning for warning in config.warnings)
 
 
+def _blueprint(api_key: str) -> str:
+    """The blueprint's own file, v1.0: two policies, a stanza for each label, NVIDIA's hosted models."""
+    text = "policies:\n"
+    for policy in ("task_router", "complexity_router"):
+        text += (
+            f'  - name: "{policy}"\n    url: http://router-server:8000/v2/models/{policy}_ensemble/infer\n    llms:\n'
+        )
+        for label in known_labels(f"{policy}_ensemble") or ():
+            text += (
+                f"      - name: {label}\n        api_base: https://integrate.api.nvidia.com\n"
+                f"        api_key: {api_key}\n        model: meta/llama-3.1-70b-instruct\n"
+            )
+    return text
+
+
+@pytest.mark.parametrize(
+    ("api_key", "environ", "key", "warned"),
+    [
+        ("nvapi-literal", {}, "nvapi-literal", False),
+        ("${NVIDIA_API_KEY}", {"NVIDIA_API_KEY": "nvapi-1: # '\""}, "nvapi-1: # '\"", False),
+        ('"${NVIDIA_API_KEY}"', {"NVIDIA_API_KEY": "nvapi-1"}, "nvapi-1", False),
+        ("${NVIDIA_API_KEY}", {}, "", True),
+        ('""', {}, "", False),
+    ],
+)
+def test_blueprint_file(tmp_path: Path, api_key: str, environ: dict[str, str], key: str, warned: bool) -> None:
+    """The blueprint's own file loads as it is, with its key written out, from the environment, or missing."""
+    config = _load(tmp_path, _blueprint(api_key), **environ)
+    assert list(config.policies) == ["task_router", "complexity_router"]
+    assert config.default_policy.name == "task_router"
+    for policy in config.policies.values():
+        assert isinstance(policy, Policy)
+        assert {llm.api_key.get_secret_value() for llm in policy.llms} == {key}
+        assert {llm.api_base for llm in policy.llms} == {"https://integrate.api.nvidia.com"}
+        assert set(policy.llms_by_label(known_labels(policy.triton_model) or ())) == set(
+            known_labels(policy.triton_model) or ()
+        )
+        assert config.triton_target(policy) == "router-server:8001"
+    assert bool(config.warnings) == warned
+
+
 def test_labels_by_name_in_any_order(tmp_path: Path) -> None:
     """Named after labels, order does not matter, and a label without llm goes to the fallback with a warning."""
     config = _load(tmp_path, "policies:\n" + _policy("p", [("Chatbot", "b"), ("Brainstorming", "a")]))
