@@ -26,7 +26,7 @@ async def health(request: Request) -> JSONResponse:
 
 
 async def ready(request: Request) -> JSONResponse:
-    """Ready once one decision has been made; a Triton that fails later is what fallbacks are for."""
+    """Ready once Triton has made a decision and an upstream has answered; for what fails later there are fallbacks."""
     state: State = request.state.router
     if request.state.drain.begun:
         return error_response(503, "the gateway is about to end", "not_ready", code="draining")
@@ -36,6 +36,8 @@ async def ready(request: Request) -> JSONResponse:
             return error_response(
                 503, f"no decision yet: {routed.selection.reason}", "not_ready", code=routed.selection.reason
             )
+    if not state.upstream_answered:
+        return error_response(503, "no upstream has answered yet", "not_ready", code="upstream_unavailable")
     return JSONResponse({"status": "OK"})
 
 

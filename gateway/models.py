@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from gateway.state import State
 
 _SECONDS = 5.0
 _REFRESH_SECONDS = 10.0
+_FIRST_ANSWER_SECONDS = 1.0  # readiness waits for it
 _MOST_BYTES = 8 * 1024 * 1024
 _loads = partial(json.loads, parse_constant=refuse_constant)
 _log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ async def models(request: Request) -> AsciiJSONResponse:
     keys = {base: f"Bearer {key}" if key else own_key for base, key in _upstreams(state.config).items()}
     lists = await asyncio.gather(*(_models_of(state.session, base, key) for base, key in keys.items()))
     own = [{"id": name, "object": "model", "owned_by": "llm-router"} for name in ("auto", *state.config.policies)]
-    by_id = {model["id"]: model for model in [*own, *(model for models in lists for model in models or ())]}
+    by_id = {model["id"]: model for model in [*own, *(model for listing in lists for model in listing.models or ())]}
     return AsciiJSONResponse({"object": "list", "data": list(by_id.values())})
 
 
@@ -36,16 +38,17 @@ async def watch_models(state: State) -> None:
     """Keeps what is known of the upstreams' models fresh; never returns."""
     while True:
         await refresh(state)
-        await asyncio.sleep(_REFRESH_SECONDS)
+        await asyncio.sleep(_REFRESH_SECONDS if state.upstream_answered else _FIRST_ANSWER_SECONDS)
 
 
 async def refresh(state: State) -> None:
     """Asks every upstream for its models, with its own key."""
     keys = {base: f"Bearer {key}" if key else "" for base, key in _upstreams(state.config).items()}
     lists = await asyncio.gather(*(_models_of(state.session, base, key) for base, key in keys.items()))
-    for base, models in zip(keys, lists, strict=True):
-        listed = None if models is None else frozenset(model["id"] for model in models)
+    for base, listing in zip(keys, lists, strict=True):
+        listed = None if listing.models is None else frozenset(model["id"] for model in listing.models)
         state.eligibility.list_models(base, listed)
+        state.upstream_answered |= listing.answered
 
 
 def _upstreams(config: Config) -> dict[str, str]:
@@ -57,19 +60,31 @@ def _upstreams(config: Config) -> dict[str, str]:
     return bases
 
 
-async def _models_of(session: aiohttp.ClientSession, base: str, authorization: str) -> list[dict[str, Any]] | None:
-    """What one upstream lists; None when it does not say, so that one that is down hides no other's."""
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """What one upstream says of its models."""
+
+    models: list[dict[str, Any]] | None = None
+    """None: it does not say which."""
+    answered: bool = False
+    """Whether it answered at all, be it with an error."""
+
+
+async def _models_of(session: aiohttp.ClientSession, base: str, authorization: str) -> _Listing:
+    """Never raises, so that an upstream that is down, or lists nonsense, hides no other's models."""
     headers = {"connection": "close"} | ({"authorization": authorization} if authorization else {})
+    answered = False
     try:
         async with session.get(
             f"{base}/v1/models", headers=headers, timeout=aiohttp.ClientTimeout(_SECONDS), allow_redirects=False
         ) as answer:
+            answered = True
             answer.raise_for_status()
             listed = _loads(await _read(answer))["data"]
-            return [model for model in listed if isinstance(model["id"], str)]
+            return _Listing([model for model in listed if isinstance(model["id"], str)], True)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError, RecursionError) as error:
         _log.debug("upstream lists no models: %s: %s", base, type(error).__name__)
-        return None
+        return _Listing(None, answered)
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:

@@ -94,7 +94,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "/v1/models": _get("the upstreams' models, `auto`, and the policies"),
     "/health": _get("200 while the process lives"),
     "/health/live": _get("200 while the process lives"),
-    "/health/ready": _get("200 once a first decision has been made", "503"),
+    "/health/ready": _get("200 once Triton has made a decision and an upstream has answered", "503"),
     "/config": _get("the configuration in force, keys redacted"),
     "/metrics": _get("Prometheus", content="text/plain"),
     "/openapi.json": _get("this document"),

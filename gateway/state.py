@@ -32,6 +32,8 @@ class State:
     load: Load = field(default_factory=Load)
     decided_once: bool = False
     """Whether any decision has succeeded since the start: what readiness waits for."""
+    upstream_answered: bool = False
+    """Whether any upstream has answered anything since the start: readiness waits for that, too."""
     reloads: dict[str, int] = field(default_factory=lambda: {"adopted": 0, "refused": 0})
     """How often a changed configuration was adopted, or refused."""
     faults: list[str] = field(default_factory=list)

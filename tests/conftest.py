@@ -116,7 +116,7 @@ def running_gateway(
     process = Process("gateway", command, os.environ | environ, folder / "gateway.log")
     gateway = Gateway(f"{'https' if trusted else 'http'}://127.0.0.1:{port}", process, trusted or True)
     try:
-        wait_until(gateway.is_ready if ready else gateway.is_live, process, 60)
+        wait_until(gateway.decides if ready else gateway.is_live, process, 60)
         yield gateway
     finally:
         process.stop()

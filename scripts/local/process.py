@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -109,16 +110,21 @@ def require_free_port(host: str, port: int, owner: str) -> None:
 
 
 def fetch(url: str, seconds: float, body: bytes | None = None) -> bytes | None:
-    """The body of a 200 from a server of this machine, posting `body` if given; None for anything else.
+    """The body of a 200 from a server of this machine, posting `body` if given; None for anything else."""
+    status, answer = ask(url, seconds, body)
+    return answer if status == 200 else None
 
-    Without the proxy that the environment may name.
-    """
+
+def ask(url: str, seconds: float, body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of an answer, without the proxy that the environment may name; 0 and nothing without one."""
     request = urllib.request.Request(url, body, {"content-type": "application/json"})
     try:
         with _opener.open(request, timeout=seconds) as response:
-            return bytes(response.read()) if response.status == 200 else None
-    except OSError:  # URLError and HTTPError are OSErrors
-        return None
+            return response.status, bytes(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+    except OSError:
+        return 0, b""
 
 
 def lock_folder(folder: Path) -> IO[bytes]:

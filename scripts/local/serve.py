@@ -1,6 +1,7 @@
 """`scripts/serve`: Triton, a demo Dynamo and the gateway on one machine, watched until Ctrl-C."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import (
     Process,
     StartError,
-    fetch,
+    ask,
     lock_folder,
     require_free_port,
     require_running,
@@ -37,6 +38,7 @@ from scripts.local.triton import ROOT, Triton, models_with_weights
 _WATCH_SECONDS = 2.0
 _FAILURES_UNTIL_RESTART = 3
 _READY_SECONDS = 180.0
+_NO_UPSTREAM = "upstream_unavailable"
 _CURL = """\
 Try it:
 
@@ -169,11 +171,25 @@ def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
     gateway = _start_gateway(config_file, options, environ)
     stack.callback(gateway.stop)
     url = f"http://{_reachable(options.host)}:{options.port}"
-    wait_until(lambda: fetch(f"{url}/health/ready", 10) is not None, gateway, _READY_SECONDS)
+    enough = (None,) if demo.processes else (None, _NO_UPSTREAM)  # somebody else's upstream may come later
+    wait_until(lambda: _not_ready(url) in enough, gateway, _READY_SECONDS)
+    if _not_ready(url) == _NO_UPSTREAM:
+        _say("gateway: no upstream has answered yet; until one does, /health/ready is a 503")
     _say(f"gateway: ready at {url} after {time.monotonic() - start:.0f} s; logs in {options.state}")
     _say("\n" + _CURL.format(url=url, policy=config.default_policy.name))
     _say("ready")
     _watch(triton, [*demo.processes, gateway])
+
+
+def _not_ready(url: str) -> str | None:
+    """Why the gateway is not ready, as its error code; None when it is."""
+    status, body = ask(f"{url}/health/ready", 10)
+    if status == 200:
+        return None
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _reachable(host: str) -> str:

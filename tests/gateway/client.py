@@ -39,6 +39,14 @@ class Gateway:
     def is_ready(self) -> bool:
         return self._answers("/health/ready")
 
+    def decides(self) -> bool:
+        """Whether it is ready, or lacks only an upstream."""
+        try:
+            answer = self.get("/health/ready")
+        except httpx2.HTTPError:
+            return False
+        return answer.status_code == 200 or answer.json()["error"]["code"] == "upstream_unavailable"
+
     def is_live(self) -> bool:
         return self._answers("/health/live")
 

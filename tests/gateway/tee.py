@@ -21,10 +21,10 @@ class Connection:
 class Tee:
     """Relays what connects to its own port to another, byte by byte, a thread for each direction."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, own_port: int = 0) -> None:
         self._connections: list[Connection] = []
         self._target = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", own_port))
         self.port = int(self._listener.getsockname()[1])
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
@@ -89,9 +89,9 @@ def _shut(each: socket.socket) -> None:
 
 
 @contextmanager
-def running_tee(host: str, port: int) -> Iterator[Tee]:
-    """A Tee on a free port."""
-    tee = Tee(host, port)
+def running_tee(host: str, port: int, own_port: int = 0) -> Iterator[Tee]:
+    """A Tee, on a free port unless told which."""
+    tee = Tee(host, port, own_port)
     try:
         yield tee
     finally:

@@ -9,6 +9,7 @@ from scripts.local.process import free_port
 from scripts.local.triton import Triton
 from tests.conftest import DEFAULT_CONFIG, WITHOUT_CACHE, StartGateway, free_ports
 from tests.gateway.client import Gateway, chat
+from tests.gateway.tee import running_tee
 from tests.processes import stubs_of
 
 _PATIENCE = 60.0  # that a state is reached is what is tested, not how soon
@@ -78,6 +79,21 @@ def test_not_ready_until_the_first_decision(start_gateway: StartGateway) -> None
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "triton_unavailable"
     assert gateway.get("/health/live").status_code == 200
     assert _reason(gateway) == "triton_unavailable"
+
+
+def test_not_ready_until_an_upstream_answers(start_gateway: StartGateway, dynamo: DemoDynamo) -> None:
+    """A gateway that starts before Dynamo decides, but is ready only when Dynamo answers, and stays so without it."""
+    port = free_port()
+    gateway = start_gateway(DEFAULT_CONFIG.read_text(), DYNAMO_API_BASE=f"http://127.0.0.1:{port}")
+    answer = gateway.get("/health/ready")
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "upstream_unavailable"
+    with running_tee("127.0.0.1", dynamo.port, port):
+        deadline = time.monotonic() + _PATIENCE
+        while not gateway.is_ready():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert _reason(gateway) in ("decided", "cached")
+    assert gateway.is_ready()
 
 
 def test_a_model_that_triton_does_not_serve(start_gateway: StartGateway) -> None:

@@ -1,9 +1,10 @@
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import anyio
+import httpx2
 import pytest
 from starlette.datastructures import Headers
 
@@ -12,6 +13,8 @@ from gateway.config import Settings
 from gateway.errors import GatewayError, UpstreamTimeout, UpstreamUnavailable
 from gateway.forward import Outgoing, forward, open_session, request_headers
 from gateway.policy import Target
+from tests.conftest import DEFAULT_CONFIG, StartGateway
+from tests.gateway.client import chat
 
 _OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -119,3 +122,35 @@ def test_a_key_for_the_gateway_stays_there() -> None:
     headers = Headers({"authorization": "Bearer client", "x-api-key": "client", "x-kept": "1"})
     sent = request_headers(headers, Target("http://x", "m"), "id", client="alice")
     assert sent == [("x-kept", "1"), ("x-request-id", "id")]
+
+
+def test_an_answer_takes_its_time_in_all(start_gateway: StartGateway) -> None:
+    """Past `answer_seconds` a stream is cut, without `[DONE]` and visibly, and what has not begun is a 504."""
+    gateway = start_gateway("gateway: {answer_seconds: 1}\n" + DEFAULT_CONFIG.read_text())
+    body = chat("Write a long story", model="llama-3.1-8b-instruct", max_tokens=20_000)
+    pieces: list[bytes] = []
+    with (
+        pytest.raises(httpx2.RemoteProtocolError),
+        httpx2.stream("POST", f"{gateway.url}/v1/chat/completions", json=body | {"stream": True}) as answer,
+    ):
+        pieces += answer.iter_raw()
+    assert answer.status_code == 200 and b"data: [DONE]" not in b"".join(pieces)
+    whole = gateway.post("/v1/chat/completions", body)
+    assert whole.status_code == 504 and whole.json()["error"]["code"] == "upstream_timeout"
+
+
+def test_a_server_that_takes_no_connection(start_gateway: StartGateway) -> None:
+    """A connection that is not made within `connect_seconds` is a 502, and the gateway lives on."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as stack:
+        address = full.getsockname()
+        for _ in range(8):  # past its backlog, Linux leaves a client waiting
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(address)
+        base = f"http://127.0.0.1:{address[1]}"
+        text = DEFAULT_CONFIG.read_text()
+        gateway = start_gateway("gateway: {connect_seconds: 0.5}\n" + text, DYNAMO_API_BASE=base)
+        answer = gateway.post("/v1/chat/completions", chat("hello", model="m"))
+        assert answer.status_code == 502 and answer.json()["error"]["code"] == "upstream_unavailable"
+        assert "took too long" in answer.json()["error"]["message"]
+        assert gateway.is_live()
