@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.config import ConfigError
 from gateway.errors import InvalidKey
+from gateway.files import fingerprint
 from gateway.health import PATHS as OPEN_PATHS
 
 KEYS = "GATEWAY_API_KEYS"
@@ -28,6 +29,8 @@ class Keys:
     """Keys by name. Only their digests are kept."""
 
     digests: Mapping[str, bytes] = field(repr=False)
+    files: Mapping[Path, bytes] = field(default_factory=dict)
+    """What they were read from, with its fingerprint."""
 
     def name_of(self, key: str) -> str | None:
         """The name of `key`, or None when it is none of these. It takes equally long for every wrong key."""
@@ -82,6 +85,7 @@ def load_keys(environ: Mapping[str, str] = os.environ) -> Keys | None:
     faults: list[str] = []
     if variable:
         _add_entries(KEYS, _in_variable(variable), entries, faults)
+    files = {Path(file): fingerprint(Path(file))} if file else {}
     if file:
         try:
             _add_entries(f"the file in {KEYS_FILE}", _in_file(Path(file).read_text("utf-8")), entries, faults)
@@ -92,7 +96,7 @@ def load_keys(environ: Mapping[str, str] = os.environ) -> Keys | None:
     digests = _checked(entries, faults)
     if faults:
         raise ConfigError(faults)
-    return Keys(digests)
+    return Keys(digests, files)
 
 
 def _in_variable(text: str) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 
 from cachetools import TTLCache
 
@@ -24,10 +25,10 @@ class DecisionCache:
     def __len__(self) -> int:
         return len(self._decisions)
 
-    def hash_of(self, policy: str, triton: str, text: str) -> bytes:
-        """What stands for a prompt under a policy; `triton` names the server and the model that decide for it."""
+    def hash_of(self, client: str, policy: str, triton: str, text: str) -> bytes:
+        """What stands for a client's prompt under a policy; `triton` names the server and the model that decide."""
         hashed = hashlib.blake2b(key=self._key, digest_size=32)
-        for part in (policy, triton, text):
+        for part in (client, policy, triton, text):
             encoded = part.encode(errors="surrogatepass")
             hashed.update(len(encoded).to_bytes(8) + encoded)
         return hashed.digest()
@@ -50,3 +51,16 @@ class DecisionCache:
         self._checkpoints[triton] = decision.checkpoint
         if self.entries:
             self._decisions[prompt] = decision
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """A cache as one client has it: nobody learns from it what another client asked."""
+
+    cache: DecisionCache
+    client: str
+    """The name of the key that let the client in; empty without one."""
+
+    def hash_of(self, policy: str, triton: str, text: str) -> bytes:
+        """What stands for this client's prompt."""
+        return self.cache.hash_of(self.client, policy, triton, text)

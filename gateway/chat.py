@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.body import Body, parse_body
-from gateway.cache import DecisionCache
+from gateway.cache import DecisionCache, Memory
 from gateway.config import ROUTELLM, Policy, RouteLLMPolicy
 from gateway.decision import Decision
 from gateway.errors import (
@@ -30,7 +30,7 @@ from gateway.policy import Selection, Wish, as_cached, fall_back, read_named_mod
 from gateway.prompt import Rule, bounded, estimated_tokens, text_of_input, text_of_messages, text_of_prompt
 from gateway.share import HeldShare
 from gateway.state import State
-from gateway.targets import Eligibility, Order
+from gateway.targets import Eligibility
 
 _EMBEDDED_ROUTER = "routellm_mf"  # its weights are there: when it is not served, it soon will be
 MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
@@ -107,13 +107,13 @@ async def route(request: Request) -> Response:
 
 async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
     state: State = request.state.router
-    routed = await _route(state, endpoint, body, count=True)
+    settings = state.config.settings
+    routed = await _route(state, endpoint, body, request.state.client, count=True)
     request.state.routed = routed
+    body = body.without_fields()
     path = f"{endpoint.path}?{request.url.query}" if request.url.query else endpoint.path
     outgoing = Outgoing(path, body, request.headers, request.state.request_id, request.state.client)
-    answer = await forward_to_first_able(
-        state.session, Order(routed.selection.targets), outgoing, state.config.settings, state.eligibility
-    )
+    answer = await forward_to_first_able(state.session, routed.selection.targets, outgoing, settings, state.eligibility)
     if answer.reason is not None:
         selection = replace(routed.selection, targets=(answer.target,), reason=answer.reason)
         request.state.routed = routed = replace(routed, selection=selection)
@@ -123,12 +123,12 @@ async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
 
 
 async def _explain(request: Request, body: Body) -> Response:
-    routed = await _route(request.state.router, _endpoint_of(body), body)
+    routed = await _route(request.state.router, _endpoint_of(body), body, request.state.client)
     request.state.routed = routed
     return AsciiJSONResponse(explanation(routed), headers=decision_headers(routed))
 
 
-async def _route(state: State, endpoint: Endpoint, body: Body, count: bool = False) -> Routed:
+async def _route(state: State, endpoint: Endpoint, body: Body, client: str | None, count: bool = False) -> Routed:
     """Who answers this request; with `count` it is one of those over which a share of strong calls is held."""
     read = read_named_model if endpoint.text is None else read_wish
     wish = read(body.fields, state.config)
@@ -139,7 +139,7 @@ async def _route(state: State, endpoint: Endpoint, body: Body, count: bool = Fal
         raise BadRequest(f"'{endpoint.field}' is missing", param=endpoint.field)
     text = endpoint.text(body.fields[endpoint.field], wish.policy.input)
     held = state.shares.get(wish.policy.name) if wish.threshold is None else None
-    routed = await decide(state, wish, text, held, state.cache)
+    routed = await decide(state, wish, text, held, Memory(state.cache, client or ""))
     routed = replace(routed, selection=_in_order(state.eligibility, routed.selection, body))
     if held is None:
         return routed
@@ -150,14 +150,15 @@ async def _route(state: State, endpoint: Endpoint, body: Body, count: bool = Fal
 
 def _in_order(eligibility: Eligibility, selection: Selection, body: Body) -> Selection:
     """The selection with the targets that can take this request now."""
-    order = eligibility.order(selection.targets, estimated_tokens(body.fields) if len(selection.targets) > 1 else 0)
+    bounded = len(selection.targets) > 1 and any(target.context_length for target in selection.targets)
+    order = eligibility.order(selection.targets, estimated_tokens(body.fields) if bounded else 0)
     return replace(selection, targets=order.targets, reason=order.reason or selection.reason)
 
 
 async def decide(
-    state: State, wish: Wish, text: str, held: HeldShare | None = None, cache: DecisionCache | None = None
+    state: State, wish: Wish, text: str, held: HeldShare | None = None, memory: Memory | None = None
 ) -> Routed:
-    """Ask Triton, unless `cache` knows, and apply the policy that `wish` has; without an answer its fallback stands in.
+    """Ask Triton, or `memory`, and apply the policy that `wish` has; without an answer its fallback stands in.
 
     Raises NotFound when the request named a RouteLLM router that Triton does not serve.
     """
@@ -168,8 +169,9 @@ async def decide(
     seen = bounded(text)
     threshold = wish.threshold if held is None else held.threshold
     triton = f"{state.config.triton_target(policy)}/{policy.triton_model}"
-    prompt = cache.hash_of(policy.name, triton, seen) if cache is not None else b""
-    if cache is not None and (remembered := cache.get(prompt)) is not None:
+    memory = memory or Memory(DecisionCache(0, 1.0), "")
+    prompt = memory.hash_of(policy.name, triton, seen)
+    if (remembered := memory.cache.get(prompt)) is not None:
         return Routed(as_cached(select(policy, remembered, threshold)), policy, remembered, None, seen != text)
     start = time.perf_counter()
     try:
@@ -180,8 +182,7 @@ async def decide(
         return Routed(fall_back(policy, failure.reason), policy, None, time.perf_counter() - start, seen != text)
     seconds = time.perf_counter() - start
     state.decided_once = True
-    if cache is not None:
-        cache.put(prompt, triton, decision)
+    memory.cache.put(prompt, triton, decision)
     return Routed(select(policy, decision, threshold), policy, decision, seconds, seen != text)
 
 

@@ -16,7 +16,7 @@ from gateway.chat import Routed, decide, explanation
 from gateway.config import Config, ConfigError, Policy, RouteLLMPolicy, load_config
 from gateway.health import Drain
 from gateway.observe.log import configure_logging
-from gateway.online import online_faults
+from gateway.online import look_online
 from gateway.policy import Wish
 from gateway.server import Server, close, listen
 from gateway.state import open_state
@@ -52,7 +52,7 @@ def _add_server_options(serve: argparse.ArgumentParser) -> None:
         "--management-port",
         type=port_number,
         metavar="PORT",
-        help="port of its own for /config, /metrics and / (default: they are on --port)",
+        help="port of its own for /config and /metrics (default: they are on --port)",
     )
     add("--management-host", default="127.0.0.1", metavar="HOST", help="its address (default: %(default)s)")
     add("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM: serve HTTPS, on both ports")
@@ -93,9 +93,15 @@ def _run(options: argparse.Namespace) -> int:
     keys = load_keys()
     if options.command == "serve":
         return _serve(config, keys, options)
-    if options.online and (faults := asyncio.run(online_faults(config))):
-        raise ConfigError([f"{options.file}: {fault}" for fault in faults])
-    return 2 if options.strict and config.warnings else 0
+    warnings = len(config.warnings)
+    if options.online:
+        found = asyncio.run(look_online(config))
+        for warning in found.warnings:
+            print(f"warning: {options.file}: {warning}", file=sys.stderr)
+        if found.faults:
+            raise ConfigError([f"{options.file}: {fault}" for fault in found.faults])
+        warnings += len(found.warnings)
+    return 2 if options.strict and warnings else 0
 
 
 def port_number(text: str) -> int:
@@ -120,7 +126,13 @@ def _serve(config: Config, keys: Keys | None, options: argparse.Namespace) -> in
         addresses.append((options.management_host, options.management_port))
     configure_logging()
     drain = Drain()
-    app = create_app(config, options.config, keys=keys, drain=drain, management_port=options.management_port)
+    app = create_app(
+        config,
+        options.config,
+        keys=keys,
+        drain=drain,
+        management_port=options.management_port,
+    )
     server = Server(app, drain, drain_delay=options.drain_delay, drain_seconds=options.drain_seconds, tls=tls)
     sockets: list[socket.socket] = []
     for host, port in addresses:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
@@ -21,6 +21,7 @@ from pydantic import (
     ValidationError,
 )
 
+from gateway.files import fingerprint
 from gateway.labels import known_labels
 from gateway.prompt import Rule
 from gateway.tls import upstream_context
@@ -351,8 +352,8 @@ class Config:
     """`TRITON_GRPC_URL`: host:port in place of every policy's own."""
     warnings: tuple[str, ...]
     settings: Settings = Settings()
-    key_files: tuple[Path, ...] = ()
-    """Files that keys were read from."""
+    files: Mapping[Path, bytes] = field(default_factory=dict)
+    """What it was read from, key files too, with their fingerprints."""
     upstream_ca_file: Path | None = None
     """`UPSTREAM_CA_FILE`: authorities that upstreams' certificates may come from, besides the system's."""
     triton_ca_file: Path | None = None
@@ -395,6 +396,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
     Raises ConfigError with every fault that can be found in one go.
     """
+    files = {path: fingerprint(path)}
     tree = read_yaml(path)
     unset: dict[str, list[str]] = {}
     try:
@@ -402,7 +404,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
     except RecursionError:
         raise ConfigError([f"{path}: is nested too deeply, or an alias refers to itself"]) from None
     faults, warnings = _judge_unset(unset)
-    key_files = _read_key_files(tree, faults)
+    _read_key_files(tree, files, faults)
     try:
         file = File.model_validate(tree)
     except ValidationError as error:
@@ -429,7 +431,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         upstream=upstream,
         triton_grpc_url=triton_grpc_url,
         settings=file.gateway,
-        key_files=key_files,
+        files=files,
         upstream_ca_file=upstream_ca_file,
         triton_ca_file=triton_ca_file,
         warnings=tuple(f"{path}: {warning}" for warning in dict.fromkeys(warnings)),
@@ -507,9 +509,8 @@ def _expand(node: Any, environ: Mapping[str, str], place: str, unset: dict[str, 
     return _VARIABLE.sub(replace, node)
 
 
-def _read_key_files(tree: Any, faults: list[str]) -> tuple[Path, ...]:
-    """Puts the content of each `api_key_file` in `tree` where its `api_key` would stand, and returns the files."""
-    found = []
+def _read_key_files(tree: Any, files: dict[Path, bytes], faults: list[str]) -> None:
+    """Puts the content of each `api_key_file` in `tree` where its `api_key` would stand, and notes the file."""
     for place, upstream in _upstreams_in(tree):
         name = upstream.get("api_key_file")
         if not isinstance(name, str):
@@ -517,9 +518,10 @@ def _read_key_files(tree: Any, faults: list[str]) -> tuple[Path, ...]:
         if upstream.get("api_key"):
             faults.append(f"{place}.api_key_file: there is an api_key, too; expected one of them")
             continue
-        found.append(Path(name))
+        path = Path(name)
+        files[path] = fingerprint(path)
         try:
-            with found[-1].open(encoding="utf-8") as file:
+            with path.open(encoding="utf-8") as file:
                 upstream["api_key"] = file.read(_LONGEST_KEY).strip()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "is not valid UTF-8"
@@ -527,7 +529,6 @@ def _read_key_files(tree: Any, faults: list[str]) -> tuple[Path, ...]:
             continue
         if not upstream["api_key"]:
             faults.append(f"{place}.api_key_file: {name} is empty")
-    return tuple(dict.fromkeys(found))
 
 
 def _upstreams_in(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:

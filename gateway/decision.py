@@ -104,7 +104,7 @@ class Patience:
             self._asked_again_at = self.clock() + PAUSE_SECONDS
 
     def answered(self) -> None:
-        """It answered, or said at once that it can't: it does not stall."""
+        """It decided, or is not served. Any other failure tells nothing: a full queue refuses at once, and stalls."""
         self._missed = 0
 
 
@@ -135,7 +135,7 @@ class TritonClient:
         except DecisionTimeout:
             patience.missed()
             raise
-        except DecisionFailed:
+        except ModelNotServed:
             patience.answered()
             raise
         patience.answered()

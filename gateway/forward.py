@@ -1,9 +1,11 @@
 """Bytes through: the request to the upstream, its answer to the client, neither read nor changed."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import anyio
@@ -16,7 +18,7 @@ from gateway.body import Body
 from gateway.config import Settings
 from gateway.errors import UpstreamTimeout, UpstreamUnavailable
 from gateway.policy import Target
-from gateway.targets import UNABLE, Eligibility, Order, rest_seconds
+from gateway.targets import UNABLE, Eligibility, rest_seconds
 from gateway.tls import upstream_context
 
 HOP_BY_HOP = frozenset(
@@ -42,12 +44,31 @@ _CHUNK_BYTES = 65536
 _CLOSED_WHILE_IDLE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
+_UNSENDABLE = re.compile(rb"[\x00\n\x0b\x0c\r]")
+
+
+@dataclass(slots=True)
+class _Connection:
+    """What became of a request's connection."""
+
+    reused: bool = False
+    """Whether it was one that an earlier request had left open."""
+
+
+async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, parameters: object) -> None:
+    if isinstance(context.trace_request_ctx, _Connection):
+        context.trace_request_ctx.reused = True
+
+
 def open_session(ca_file: Path | None = None) -> aiohttp.ClientSession:
     """The client for all upstreams, which trusts the authorities in `ca_file`, too.
 
     It adds nothing of its own: no cookies, no decompression, no headers.
     """
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
     return aiohttp.ClientSession(
+        trace_configs=[trace],
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=upstream_context(ca_file)),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
@@ -108,20 +129,27 @@ class Answer:
 
 
 async def forward_to_first_able(
-    session: aiohttp.ClientSession, order: Order, outgoing: Outgoing, settings: Settings, eligibility: Eligibility
+    session: aiohttp.ClientSession,
+    targets: Sequence[Target],
+    outgoing: Outgoing,
+    settings: Settings,
+    eligibility: Eligibility,
 ) -> Answer:
     """The answer of the first target that is able to give one, or else the last answer that there was.
 
     Nothing of an answer has gone to the client when the next target is asked. Raises what `forward` does when no
     target gave any answer.
     """
-    reason = order.reason
+    reason: str | None = None
     last: Answer | None = None
     failure: UpstreamUnavailable | None = None
     try:
-        for target in order.targets:
+        for target in targets:
             try:
                 response = await forward(session, target, outgoing, settings)
+            except UpstreamTimeout:
+                eligibility.rest(target)
+                raise  # it may be at work: another target would do the work twice
             except UpstreamUnavailable as error:
                 eligibility.rest(target)
                 failure, reason = error, "target_unavailable"
@@ -132,7 +160,7 @@ async def forward_to_first_able(
             if response.status_code not in UNABLE:
                 eligibility.answered(target)
                 return last
-            if response.status_code != 404:  # which may be the path's: whether it has the model, its list says
+            if _of_the_target(response.status_code, target, outgoing):
                 eligibility.rest(target, rest_seconds(response.headers.get("retry-after")))
             reason = UNABLE[response.status_code]
     except BaseException:  # the client has left, or the next target is silent
@@ -145,21 +173,35 @@ async def forward_to_first_able(
     return last
 
 
+def _of_the_target(status: int, target: Target, outgoing: Outgoing) -> bool:
+    """Whether an answer tells of the target for all clients.
+
+    A 404 may be the path's: whether the model is there, the server's list says. A 429 may be for the client's own key.
+    """
+    if status == 429 and not target.api_key:
+        return _KEY_HEADERS.isdisjoint(outgoing.headers.keys())
+    return status != 404
+
+
 async def forward(
     session: aiohttp.ClientSession, target: Target, outgoing: Outgoing, settings: Settings
 ) -> "UpstreamResponse":
     """Send the request and wait for the head of the answer.
 
     A request that meets the end of a kept connection is sent a second time. Raises UpstreamUnavailable when the
-    upstream cannot be reached or breaks off first, UpstreamTimeout when it is silent for too long.
+    upstream cannot be reached, breaks off first or answers what HTTP does not allow, UpstreamTimeout when it is silent
+    for too long.
     """
+    connection = _Connection()
     send = partial(
         session.post,
         data=outgoing.body.rewritten(target.model),
         headers=request_headers(outgoing.headers, target, outgoing.request_id, outgoing.client),
         allow_redirects=False,
+        trace_request_ctx=connection,
         timeout=aiohttp.ClientTimeout(
             total=settings.answer_seconds,
+            connect=settings.connect_seconds,  # with the name's resolution
             sock_connect=settings.connect_seconds,
             sock_read=settings.silence_seconds,
         ),
@@ -169,8 +211,8 @@ async def forward(
         try:
             answer = await send(url)
         except _CLOSED_WHILE_IDLE as error:
-            if isinstance(error, aiohttp.ClientConnectorError):
-                raise  # it was never open
+            if isinstance(error, aiohttp.ClientConnectorError) or not connection.reused:
+                raise  # it was never open, or opened for this request, which may be what broke it
             answer = await send(url)
     except aiohttp.ConnectionTimeoutError as error:
         raise UpstreamUnavailable("the model's server cannot be reached (connecting took too long)") from error
@@ -179,6 +221,9 @@ async def forward(
     except (aiohttp.ClientError, OSError, ValueError) as error:
         # A ValueError is an address or a header that cannot be sent.
         raise UpstreamUnavailable(f"the model's server cannot be reached ({type(error).__name__})") from error
+    if not 200 <= answer.status <= 599 or any(_UNSENDABLE.search(value) for _, value in answer.raw_headers):
+        answer.close()
+        raise UpstreamUnavailable("the model's server answered with a status or a header that cannot be passed on")
     return UpstreamResponse(answer)
 
 

@@ -19,16 +19,16 @@ class Load:
 
 
 class LimitLoad:
-    """ASGI middleware: 429 for a POST past the configuration's `max_requests`, or when its body is one too many.
+    """ASGI middleware: 429 for a request past the configuration's `max_requests`, or when its body is one too many.
 
-    GET requests (health, metrics, models) are not counted: an operator sees into a gateway that is full.
+    What upstreams are not asked for (health, metrics) is not counted: an operator sees into a gateway that is full.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or (scope["method"] != "POST" and scope["path"] != "/v1/models"):
             await self.app(scope, receive, send)
             return
         load: Load = scope["state"]["router"].load

@@ -37,7 +37,10 @@ async def models(request: Request) -> AsciiJSONResponse:
 async def watch_models(state: State) -> None:
     """Keeps what is known of the upstreams' models fresh; never returns."""
     while True:
-        await refresh(state)
+        try:
+            await refresh(state)
+        except Exception:  # nothing that happens beside the requests may end them
+            _log.exception("the upstreams could not be asked for their models")
         await asyncio.sleep(_REFRESH_SECONDS if state.upstream_answered else _FIRST_ANSWER_SECONDS)
 
 
@@ -47,8 +50,9 @@ async def refresh(state: State) -> None:
     lists = await asyncio.gather(*(_models_of(state.session, base, key) for base, key in keys.items()))
     for base, listing in zip(keys, lists, strict=True):
         listed = None if listing.models is None else frozenset(model["id"] for model in listing.models)
-        state.eligibility.list_models(base, listed)
-        state.upstream_answered |= listing.answered
+        state.eligibility.list_models(base, listed, answered=listing.status > 0)
+        # A 502 may be a proxy's that has nobody behind it.
+        state.upstream_answered |= 0 < listing.status < 500
 
 
 def _upstreams(config: Config) -> dict[str, str]:
@@ -66,25 +70,25 @@ class _Listing:
 
     models: list[dict[str, Any]] | None = None
     """None: it does not say which."""
-    answered: bool = False
-    """Whether it answered at all, be it with an error."""
+    status: int = 0
+    """Of its answer; 0 without one."""
 
 
 async def _models_of(session: aiohttp.ClientSession, base: str, authorization: str) -> _Listing:
     """Never raises, so that an upstream that is down, or lists nonsense, hides no other's models."""
     headers = {"connection": "close"} | ({"authorization": authorization} if authorization else {})
-    answered = False
+    status = 0
     try:
         async with session.get(
             f"{base}/v1/models", headers=headers, timeout=aiohttp.ClientTimeout(_SECONDS), allow_redirects=False
         ) as answer:
-            answered = True
+            status = answer.status
             answer.raise_for_status()
             listed = _loads(await _read(answer))["data"]
-            return _Listing([model for model in listed if isinstance(model["id"], str)], True)
+            return _Listing([model for model in listed if isinstance(model["id"], str)], status)
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError, RecursionError) as error:
         _log.debug("upstream lists no models: %s: %s", base, type(error).__name__)
-        return _Listing(None, answered)
+        return _Listing(None, status)
 
 
 async def _read(answer: aiohttp.ClientResponse) -> bytes:

@@ -1,6 +1,7 @@
 """`check --online`: whether Triton and the upstreams have what the configuration names."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 from gateway.config import Config, Policy, RouteLLMPolicy
 from gateway.errors import DecisionFailed
@@ -11,12 +12,20 @@ from gateway.state import State, open_state
 _SECONDS = 10.0  # more than any policy's deadline needs: a first decision may find a model cold
 
 
-async def online_faults(config: Config) -> list[str]:
-    """One line for each thing that is not as `config` has it."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One line for each thing that is not as the configuration has it, or that could not be found out."""
+
+    faults: list[str]
+    warnings: list[str]
+
+
+async def look_online(config: Config) -> Found:
+    """Asks every Triton and every upstream of `config`."""
     async with open_state(config) as state:
         faults = [fault for policy in config.policies.values() async for fault in _policy_faults(state, policy)]
         await refresh(state)
-        return faults + _upstream_faults(state)
+        return Found(faults + _upstream_faults(state), _upstream_warnings(state))
 
 
 async def _policy_faults(state: State, policy: Policy | RouteLLMPolicy) -> AsyncIterator[str]:
@@ -34,12 +43,18 @@ async def _policy_faults(state: State, policy: Policy | RouteLLMPolicy) -> Async
 
 
 def _upstream_faults(state: State) -> list[str]:
+    known = state.eligibility
     targets = sorted(all_targets(state.config), key=lambda target: (target.api_base, target.model))
-    silent = sorted({target.api_base for target in targets if not state.eligibility.lists(target.api_base)})
-    unlisted = [
-        target for target in targets if target.api_base not in silent and not state.eligibility.eligible(target)
-    ]
+    silent = sorted({target.api_base for target in targets if known.is_silent(target.api_base)})
+    unlisted = [target for target in targets if known.lists(target.api_base) and not known.eligible(target)]
     return [
-        *(f"upstream {base}: does not list its models" for base in silent),
+        *(f"upstream {base}: does not answer" for base in silent),
         *(f"upstream {target.api_base}: does not list model {target.model!r}" for target in unlisted),
     ]
+
+
+def _upstream_warnings(state: State) -> list[str]:
+    known = state.eligibility
+    bases = sorted({target.api_base for target in all_targets(state.config)})
+    shy = [base for base in bases if not known.lists(base) and not known.is_silent(base)]
+    return [f"upstream {base}: does not list its models to this configuration's key" for base in shy]

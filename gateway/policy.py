@@ -24,7 +24,7 @@ class Target:
     api_base: str
     model: str
     api_key: str = field(default="", repr=False)
-    context_length: int | None = None
+    context_length: int | None = field(default=None, compare=False)
     """Tokens that it can hold, prompt and answer together; None when nobody said."""
 
 

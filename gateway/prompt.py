@@ -104,15 +104,22 @@ def bounded(text: str) -> str:
     return f"{text[:half]}\n{text[-half:]}"
 
 
+MAX_PARTS = 100_000
+"""Of a request, those that are looked at to estimate its tokens."""
+
+
 def estimated_tokens(fields: Mapping[str, Any]) -> int:
     """Roughly the tokens that a request asks the model to hold: what it is given, and the most it may answer.
 
-    Four bytes of text are about a token; a token id is one. Images, audio and files are not counted. Never raises,
+    Four bytes of text are about a token; a token id is one. Images, audio and files are not counted, nor what lies
+    beyond the first MAX_PARTS parts: no conversation has so many, and counting holds everybody up. Never raises,
     whatever the JSON.
     """
     size = 0
+    parts = 0
     left = [fields.get(name) for name in _TEXT_FIELDS]
-    while left:  # not recursive: JSON may be nested deeper than Python's stack
+    while left and parts < MAX_PARTS:  # not recursive: JSON may be nested deeper than Python's stack
+        parts += 1
         match left.pop():
             case str() as text:
                 size += len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
@@ -121,9 +128,9 @@ def estimated_tokens(fields: Mapping[str, Any]) -> int:
             case int():
                 size += _BYTES_PER_TOKEN
             case list() as items:
-                left += items
+                left += items[:MAX_PARTS]
             case dict() as item:
-                left += [item.get(key) for key in _TEXT_KEYS]
+                left += [item[key] for key in _TEXT_KEYS if key in item]
     return math.ceil(size / _BYTES_PER_TOKEN) + max(_positive(fields.get(name)) for name in _ANSWER_FIELDS)
 
 

@@ -5,20 +5,18 @@ compared, which sees them all. A change in place is taken once two looks have fo
 """
 
 import asyncio
-import hashlib
 import logging
-import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from gateway.auth import KEYS_FILE, Access, load_keys
+from gateway.auth import Access, load_keys
 from gateway.config import ConfigError, load_config
+from gateway.files import fingerprint
 from gateway.state import State
 
 LOOK_SECONDS = 1.0
-_MOST_BYTES = 16 * 1024 * 1024  # of one file; a larger one is no configuration
 _log = logging.getLogger(__name__)
 
 
@@ -27,52 +25,50 @@ async def watch_files(state: State, path: Path, access: Access) -> None:
     asked = asyncio.Event()
     with suppress(ValueError, RuntimeError):  # only a program's main thread is told of signals
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
-    loaded = seen = await asyncio.to_thread(fingerprints, _files(state, path))
+    seen: Mapping[Path, bytes] = {}
     while True:
         try:
             await asyncio.wait_for(asked.wait(), LOOK_SECONDS)
         except TimeoutError:
             pass
-        before, seen = seen, await asyncio.to_thread(fingerprints, _files(state, path))
-        changed = any(loaded.get(file, found) != found for file, found in seen.items())
-        # A refused one is tried again each time: what it lacks may be a file that comes later.
-        if asked.is_set() or state.faults or (changed and seen == before):
-            asked.clear()
-            loaded = seen
-            await reload(state, path, access)
+        wanted = asked.is_set()
+        asked.clear()
+        try:
+            read = {**state.config.files, **(access.keys.files if access.keys else {})}
+            before, seen = seen, await asyncio.to_thread(fingerprints, tuple(read))
+            # A refused one is tried again each time: what it lacks may be a file that comes later.
+            if wanted or state.faults or (seen != read and seen == before):
+                await reload(state, path, access)
+        except Exception:  # nothing that happens beside the requests may end them
+            _log.exception("the configuration could not be looked at")
 
 
 async def reload(state: State, path: Path, access: Access) -> None:
-    """Reads file and keys; they are in force at once and together, or every fault is logged, once."""
+    """Reads keys and file, and adopts each by itself: a key that was taken back is out whatever the file holds.
+
+    Every fault is logged, once.
+    """
+    faults: list[str] = []
+    try:
+        access.keys = await asyncio.to_thread(load_keys)
+    except ConfigError as error:
+        faults += error.faults
     try:
         config = await asyncio.to_thread(load_config, path)
-        keys = await asyncio.to_thread(load_keys)
+        state.adopt(config)
     except ConfigError as error:
-        if error.faults != state.faults:
-            state.faults = error.faults
+        faults += error.faults
+    if faults:
+        if faults != state.faults:
+            state.faults = faults
             state.reloads["refused"] += 1
-            _log.error("configuration refused, the one before stays", extra={"fields": {"faults": error.faults}})
+            _log.error("configuration refused, the one before stays", extra={"fields": {"faults": faults}})
         return
-    access.keys = keys
-    state.adopt(config)
     state.faults = []
     state.reloads["adopted"] += 1
     _log.info("configuration adopted", extra={"fields": {"warnings": list(config.warnings)}})
 
 
-def _files(state: State, path: Path) -> list[Path]:
-    client_keys = os.environ.get(KEYS_FILE)
-    return [path, *state.config.key_files, *([Path(client_keys)] if client_keys else [])]
-
-
 def fingerprints(files: Iterable[Path]) -> dict[Path, bytes]:
-    """A hash of each file's bytes; one that can't be read has its error's."""
-    return {path: _fingerprint(path) for path in files}
-
-
-def _fingerprint(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.sha256(file.read(_MOST_BYTES)).digest()
-    except OSError as error:
-        return str(error.errno).encode()
+    """Of each file, as it is now."""
+    return {file: fingerprint(file) for file in files}

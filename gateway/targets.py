@@ -34,6 +34,7 @@ class Eligibility:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._listed: dict[str, frozenset[str]] = {}
+        self._silent: set[str] = set()
         self._resting: dict[Target, float] = {}
         self._followed: frozenset[Target] = frozenset()
 
@@ -47,10 +48,12 @@ class Eligibility:
         self._followed = frozenset(targets)
         bases = {target.api_base for target in self._followed}
         self._listed = {base: models for base, models in self._listed.items() if base in bases}
+        self._silent &= bases
         self._resting = {target: until for target, until in self._resting.items() if target in self._followed}
 
-    def list_models(self, api_base: str, models: frozenset[str] | None) -> None:
-        """What a server lists; None when it could not be asked: then nothing is held against its models."""
+    def list_models(self, api_base: str, models: frozenset[str] | None, answered: bool = True) -> None:
+        """What a server lists; None when it does not say, which is not held against its models if it `answered`."""
+        (self._silent.discard if answered else self._silent.add)(api_base)
         if models is None:
             self._listed.pop(api_base, None)
         else:
@@ -59,6 +62,10 @@ class Eligibility:
     def lists(self, api_base: str) -> bool:
         """Whether a server says which models it has."""
         return api_base in self._listed
+
+    def is_silent(self, api_base: str) -> bool:
+        """Whether a server did not answer when it was last asked."""
+        return api_base in self._silent
 
     def rest(self, target: Target, seconds: float = REST_SECONDS) -> None:
         """`target` could not answer: it is passed over for a while."""
@@ -70,9 +77,9 @@ class Eligibility:
         self._resting.pop(target, None)
 
     def eligible(self, target: Target) -> bool:
-        """Whether it is listed, as far as is known, and not resting."""
+        """Whether its server answers and lists it, as far as is known, and it is not resting."""
         listed = self._listed.get(target.api_base)
-        if listed is not None and target.model not in listed:
+        if target.api_base in self._silent or (listed is not None and target.model not in listed):
             return False
         return self._resting.get(target, 0.0) <= self._clock()
 

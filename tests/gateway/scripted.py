@@ -21,8 +21,8 @@ class Scripted:
     models: list[str] | None = None
     """What it lists; None: it lists nothing, but answers as to a POST."""
     received: list[dict[str, Any]] = field(default_factory=list)
-    listed: int = 0
-    """How often it was asked for its models."""
+    authorizations: list[str] = field(default_factory=list)
+    """Of the same requests."""
 
 
 def accept_post(server: socket.socket) -> socket.socket:
@@ -43,7 +43,6 @@ def scripted_upstream(**answer: Any) -> Iterator[Scripted]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            script.listed += 1
             if script.models is None:
                 self._answer(script.status, script.headers, script.body)
             else:
@@ -51,6 +50,7 @@ def scripted_upstream(**answer: Any) -> Iterator[Scripted]:
                 self._answer(200, {}, json.dumps(listed).encode())
 
         def do_POST(self) -> None:
+            script.authorizations.append(self.headers.get("authorization", ""))
             script.received.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             self._answer(script.status, script.headers, script.body)
 

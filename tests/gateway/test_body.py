@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.body import MAX_MEMBERS, ROUTER_FIELD, parse_body
+from gateway.body import MAX_COMMAS, MAX_MEMBERS, ROUTER_FIELD, parse_body
 from gateway.errors import BadRequest
 
 _JSON = st.recursive(
@@ -89,3 +89,15 @@ def test_no_bytes_raise_anything_else(raw: bytes) -> None:
         assert isinstance(parse_body(raw).fields, dict)
     except BadRequest as error:
         assert error.message
+
+
+def test_more_commas_than_a_request_has() -> None:
+    """A body of millions of small parts is refused before it is parsed: it would hold everybody up."""
+    with pytest.raises(BadRequest, match="commas"):
+        parse_body(b'{"messages": [' + b"{}," * MAX_COMMAS + b"{}, {}]}")
+
+
+def test_what_goes_upstream_needs_no_fields() -> None:
+    """A body without its parsed fields is rewritten as with them."""
+    body = parse_body(b'{"messages": [], "nim-llm-router": {}, "model": ""}')
+    assert body.without_fields().rewritten("m") == body.rewritten("m") and not body.without_fields().fields

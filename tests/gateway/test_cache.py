@@ -21,15 +21,16 @@ def _cache(entries: int = 3, seconds: float = 600) -> DecisionCache:
     return DecisionCache(entries, seconds)
 
 
-def test_a_prompt_is_known_by_policy_model_and_text() -> None:
-    """The same text under another policy or by another model is another prompt; a part's end does not move."""
+def test_a_prompt_is_known_by_client_policy_model_and_text() -> None:
+    """The same text of another client, policy or model is another prompt; a part's end does not move."""
     cache = _cache()
-    known = cache.hash_of("p", "t", "x")
-    assert known == cache.hash_of("p", "t", "x")
-    others = [("q", "t", "x"), ("p", "u", "x"), ("p", "t", "y"), ("pt", "", "x"), ("p", "tx", ""), ("", "pt", "x")]
+    known = cache.hash_of("c", "p", "t", "x")
+    assert known == cache.hash_of("c", "p", "t", "x")
+    others = [("d", "p", "t", "x"), ("c", "q", "t", "x"), ("c", "p", "u", "x"), ("c", "p", "t", "y")]
+    others += [("c", "pt", "", "x"), ("c", "p", "tx", ""), ("", "cp", "t", "x")]
     assert len({cache.hash_of(*other) for other in others} | {known}) == len(others) + 1
-    assert cache.hash_of("p", "t", "lone \ud800") != cache.hash_of("p", "t", "lone ?")
-    assert _cache().hash_of("p", "t", "x") != known  # nobody else can tell what was asked
+    assert cache.hash_of("c", "p", "t", "lone \ud800") != cache.hash_of("c", "p", "t", "lone ?")
+    assert _cache().hash_of("c", "p", "t", "x") != known  # nobody else can tell what was asked
 
 
 def test_it_is_bounded_and_forgets() -> None:

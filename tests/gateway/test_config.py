@@ -409,5 +409,5 @@ def test_a_key_from_a_file(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("secret\n")
     config = _load(tmp_path, _FALLBACKS.replace("api_key: first", f"api_key_file: {key}"))
-    assert _policy_of(config).llms[0].api_key.get_secret_value() == "secret" and config.key_files == (key,)
+    assert _policy_of(config).llms[0].api_key.get_secret_value() == "secret" and key in config.files
     assert "secret" not in str(config.redacted())

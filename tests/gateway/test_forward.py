@@ -64,12 +64,14 @@ def test_an_answer() -> None:
     ("answers", "error"),
     [
         ((None,), UpstreamTimeout),
-        ((b"", b""), UpstreamUnavailable),
+        ((b"",), UpstreamUnavailable),
+        ((b"HTTP/1.1 999 Odd\r\ncontent-length: 0\r\n\r\n",), UpstreamUnavailable),
+        ((b"HTTP/1.1 200 OK\r\nx: a\x0bb\r\ncontent-length: 0\r\n\r\n",), UpstreamUnavailable),
         ((b"nonsense\r\n\r\n",), UpstreamUnavailable),
         ((b"HTTP/1.1 200 OK\r\nbroken header\r\n\r\n",), UpstreamUnavailable),
         ((b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000 + b"\r\n\r\n",), UpstreamUnavailable),
     ],
-    ids=["silent", "closes", "no HTTP", "bad header", "long header"],
+    ids=["silent", "closes", "odd status", "odd header", "no HTTP", "bad header", "long header"],
 )
 def test_failures_before_an_answer(answers: tuple[bytes | None, ...], error: type[GatewayError]) -> None:
     """Every way in which an upstream can fail before it answers is one of our errors."""
@@ -84,11 +86,43 @@ def test_addresses_that_lead_nowhere(base: str) -> None:
         _forward(base)
 
 
-def test_a_connection_that_closes_as_it_is_used_is_tried_again() -> None:
-    """An upstream that closes a connection without an answer is asked once more, with the same request."""
-    with _upstream(b"", _OK) as (base, received):
-        assert _forward(base) == 200
-    assert len(received) == 2 and received[0] == received[1]
+def test_a_kept_connection_that_closes_as_it_is_used_is_tried_again() -> None:
+    """A request that finds a kept connection closed is sent once more, on a new one."""
+    received: list[bytes] = []
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            received.append(connection.recv(65536))
+            connection.sendall(_OK)
+            received.append(connection.recv(65536))  # and hangs up
+        connection, _ = server.accept()
+        with connection:
+            received.append(connection.recv(65536))
+            connection.sendall(_OK)
+
+    async def ask_twice(base: str) -> list[int]:
+        async with open_session() as session:
+            outgoing = Outgoing("/v1/chat/completions", parse_body(b"{}"), Headers(), "id")
+            statuses = []
+            for _ in range(2):
+                response = await forward(session, Target(base, "m"), outgoing, Settings())
+                await response.upstream.read()
+                statuses.append(response.status_code)
+            return statuses
+
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        served = pool.submit(serve, server)
+        assert anyio.run(ask_twice, f"http://127.0.0.1:{server.getsockname()[1]}") == [200, 200]
+        served.result(30)
+    assert len(received) == 3 and len(set(received)) == 1
+
+
+def test_a_request_is_not_done_twice() -> None:
+    """An upstream that breaks off on a connection of the request's own may have begun its work: it is asked once."""
+    with _upstream(b"") as (base, received), pytest.raises(UpstreamUnavailable):
+        _forward(base)
+    assert len(received) == 1
 
 
 @pytest.mark.parametrize("value", [b"caf\xc3\xa9", b"plain", b"\xe2\x82\xac"])

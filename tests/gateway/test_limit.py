@@ -10,7 +10,7 @@ from gateway.errors import TooManyRequests
 from gateway.limit import Load, _CountedBody
 from scripts.local.dynamo import DemoDynamo
 from tests.conftest import DEFAULT_CONFIG, StartGateway
-from tests.gateway.client import chat
+from tests.gateway.client import chat, eventually
 
 
 def test_requests_past_the_bound(start_gateway: StartGateway, dynamo: DemoDynamo) -> None:
@@ -37,9 +37,7 @@ def test_requests_past_the_bound(start_gateway: StartGateway, dynamo: DemoDynamo
     finally:
         for stream in streams:
             stream.close()
-    for _ in range(100):
-        if "llm_router_requests_in_hand 0.0" in gateway.get("/metrics").text:
-            break
+    assert eventually(lambda: "llm_router_requests_in_hand 0.0" in gateway.get("/metrics").text)
     assert gateway.post("/v1/chat/completions", chat("hello")).status_code == 200
     assert "llm_router_body_bytes_in_hand 0.0" in gateway.get("/metrics").text
 

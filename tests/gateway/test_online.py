@@ -7,6 +7,7 @@ from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port
 from scripts.local.triton import Triton
 from tests.conftest import DEFAULT_CONFIG
+from tests.gateway.scripted import scripted_upstream
 
 
 def _check(file: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
@@ -43,7 +44,7 @@ policies:
     first, second, third, fourth = (line.removeprefix(f"{file}: ") for line in lines)
     assert first.startswith("policy 'a': no_such_model at ") and "no decision (triton_unavailable)" in first
     assert second.startswith("policy 'b': renamed_ensemble at ") and "llm 'y' is no label of" in second
-    assert third == f"upstream {gone}: does not list its models"
+    assert third == f"upstream {gone}: does not answer"
     assert fourth == f"upstream {dynamo.url}: does not list model 'nobody'"
 
 
@@ -53,3 +54,14 @@ def test_nothing_runs(environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     environ.setenv("TRITON_GRPC_URL", f"127.0.0.1:{free_port()}")
     code, lines = _check(DEFAULT_CONFIG, capsys)
     assert code == 2 and len(lines) == 3
+
+
+def test_an_upstream_that_lists_nothing_is_warned_of(
+    environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An upstream that lists its models only to its clients' own keys may be right: a warning, an error if strict."""
+    with scripted_upstream(status=401) as upstream:
+        environ.setenv("DYNAMO_API_BASE", upstream.url)
+        assert main(["check", "--online", str(DEFAULT_CONFIG)]) == 0
+        assert f"warning: {DEFAULT_CONFIG}: upstream {upstream.url}: does not list" in capsys.readouterr().err
+        assert main(["check", "--online", "--strict", str(DEFAULT_CONFIG)]) == 2

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from gateway.errors import BadRequest
 from gateway.prompt import (
     MAX_CHARACTERS,
+    MAX_PARTS,
     Rule,
     bounded,
     estimated_tokens,
@@ -231,6 +232,12 @@ def test_any_json_has_a_text_or_is_a_bad_request(fields: dict[str, Any], rule: R
 def test_deep_nesting_is_counted() -> None:
     """Nesting beyond Python's stack is no obstacle."""
     deep: Any = "1234"
-    for _ in range(100_000):
+    for _ in range(MAX_PARTS // 2):
         deep = [deep]
     assert estimated_tokens({"input": deep}) == 1
+
+
+@pytest.mark.parametrize("content", [[{}] * 500_000, [1] * 500_000, [[]] * 500_000, [{"a": 1}] * 500_000])
+def test_an_estimate_looks_at_a_bounded_part(content: list[object]) -> None:
+    """However many parts a request has, only so many are looked at."""
+    assert estimated_tokens({"messages": [{"role": "user", "content": content}]}) <= MAX_PARTS

@@ -1,15 +1,13 @@
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 
 from tests.conftest import MODELS, StartGateway
-from tests.gateway.client import Gateway, chat
+from tests.gateway.client import Gateway, chat, eventually
+from tests.gateway.scripted import scripted_upstream
 
-_PATIENCE = 60.0
 _BROKEN = "policies: []\nnonsense: 1\n"
 
 
@@ -27,13 +25,6 @@ def _file_of(gateway: Gateway, tmp_path: Path) -> Path:
     return file
 
 
-def _wait(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def _model(gateway: Gateway) -> str:
     return str(gateway.post("/v1/route", chat("hello")).json()["model"])
 
@@ -47,11 +38,11 @@ def test_a_changed_file_is_adopted(start_gateway: StartGateway, tmp_path: Path) 
     gateway = start_gateway(_config(MODELS[0]))
     file = _file_of(gateway, tmp_path)
     file.write_text(_config(MODELS[1]))
-    _wait(lambda: _model(gateway) == MODELS[1])
+    assert eventually(lambda: _model(gateway) == MODELS[1])
     new = file.with_name("new.yaml")
     new.write_text(_config(MODELS[2], "other"))
     new.replace(file)
-    _wait(lambda: _model(gateway) == MODELS[2])
+    assert eventually(lambda: _model(gateway) == MODELS[2])
     assert gateway.get("/config").json()["policies"][0]["name"] == "other"
     assert {"auto", "other"} <= {model["id"] for model in gateway.get("/v1/models").json()["data"]}
     for number, model in enumerate(
@@ -65,7 +56,7 @@ def test_a_changed_file_is_adopted(start_gateway: StartGateway, tmp_path: Path) 
         if not file.is_symlink():
             file.unlink()
             file.symlink_to("..data/config.yaml")
-        _wait(lambda model=model: _model(gateway) == model)  # type: ignore[misc]
+        assert eventually(lambda model=model: _model(gateway) == model)  # type: ignore[misc]
     assert _metric(gateway, "llm_router_config_in_force 1.0")
 
 
@@ -74,15 +65,15 @@ def test_a_wrong_file_is_refused(start_gateway: StartGateway, tmp_path: Path) ->
     gateway = start_gateway(_config(MODELS[0]))
     file = _file_of(gateway, tmp_path)
     file.write_text(_BROKEN)
-    _wait(lambda: _metric(gateway, "llm_router_config_in_force 0.0"))
+    assert eventually(lambda: _metric(gateway, "llm_router_config_in_force 0.0"))
     assert _metric(gateway, 'llm_router_config_reloads_total{result="refused"} 1.0')
     assert _model(gateway) == MODELS[0]
     (line,) = [line for line in gateway.log_lines() if "faults" in line]
     assert len(line["faults"]) == 2
     file.unlink()
-    _wait(lambda: _metric(gateway, 'llm_router_config_reloads_total{result="refused"} 2.0'))
+    assert eventually(lambda: _metric(gateway, 'llm_router_config_reloads_total{result="refused"} 2.0'))
     file.write_text(_config(MODELS[1]))
-    _wait(lambda: _model(gateway) == MODELS[1])
+    assert eventually(lambda: _model(gateway) == MODELS[1])
     assert _metric(gateway, "llm_router_config_in_force 1.0")
 
 
@@ -90,20 +81,56 @@ def test_sighup(start_gateway: StartGateway, tmp_path: Path) -> None:
     """SIGHUP reads the file at once, changed or not, and ends nothing."""
     gateway = start_gateway(_config(MODELS[0]))
     os.kill(gateway.process.pid, signal.SIGHUP)
-    _wait(lambda: _metric(gateway, 'llm_router_config_reloads_total{result="adopted"} 1.0'))
+    assert eventually(lambda: _metric(gateway, 'llm_router_config_reloads_total{result="adopted"} 1.0'))
     assert _model(gateway) == MODELS[0]
 
 
 def test_a_key_file_is_read_again(start_gateway: StartGateway, tmp_path: Path) -> None:
     """A key that is rotated in its file is in force without a restart, and never shown."""
-    key = tmp_path / "key"
-    key.write_text("first-key\n")
-    text = _config(MODELS[0]).replace("model:", f"api_key_file: {key}, model:")
-    gateway = start_gateway(text)
-    key.write_text("second-key\n")
-    _wait(lambda: _metric(gateway, 'llm_router_config_reloads_total{result="adopted"} 1.0'))
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("key-1\n")
+    second.write_text("key-2\n")
+    with scripted_upstream(status=200) as upstream:
+
+        def key_in_use() -> str:
+            assert gateway.post("/v1/chat/completions", chat("hello")).status_code == 200
+            return upstream.authorizations[-1]
+
+        text = _config(MODELS[0]).replace("${DYNAMO_API_BASE}", upstream.url)
+        gateway = start_gateway(text.replace("model:", f"api_key_file: {first}, model:"))
+        assert key_in_use() == "Bearer key-1"
+        first.write_text("key-3\n")
+        assert eventually(lambda: key_in_use() == "Bearer key-3")
+        _file_of(gateway, tmp_path).write_text(text.replace("model:", f"api_key_file: {second}, model:"))
+        assert eventually(lambda: key_in_use() == "Bearer key-2")
+        second.write_text("key-4\n")  # a file that the first configuration did not name
+        assert eventually(lambda: key_in_use() == "Bearer key-4")
     shown = gateway.get("/config").text
-    assert "[REDACTED]" in shown and "second-key" not in shown and str(key) in shown
+    assert "[REDACTED]" in shown and "key-4" not in shown and str(second) in shown
+
+
+def test_client_keys_are_read_again(start_gateway: StartGateway, tmp_path: Path) -> None:
+    """A client key is in force, or out of it, as its file says, even while the configuration is wrong."""
+    keys = tmp_path / "client-keys"
+    old, new = "old-0123456789abcdef", "new-0123456789abcdef"
+    keys.write_text(f"a:{old}\n")
+    gateway = start_gateway(_config(MODELS[0]), GATEWAY_API_KEYS_FILE=str(keys))
+
+    def let_in(key: str) -> bool:
+        answer = gateway.post("/v1/route", chat("hello"), headers={"authorization": f"Bearer {key}"})
+        return answer.status_code == 200
+
+    assert let_in(old) and not let_in(new)
+    keys.write_text(f"a:{old}\nb:{new}\n")
+    assert eventually(lambda: let_in(new)) and let_in(old)
+    _file_of(gateway, tmp_path).write_text(_BROKEN)
+    keys.write_text(f"b:{new}\n")
+    assert eventually(lambda: not let_in(old)) and let_in(new)
+    keys.write_text("")
+    refused = 'llm_router_config_reloads_total{result="refused"}'
+    header = {"authorization": f"Bearer {new}"}
+    assert eventually(lambda: f"{refused} 2.0" in gateway.get("/metrics", headers=header).text)
+    assert let_in(new) and not let_in(old)  # an empty file opens the gateway to nobody else
 
 
 def test_a_running_stream_is_not_touched(start_gateway: StartGateway, tmp_path: Path) -> None:
@@ -116,6 +143,6 @@ def test_a_running_stream_is_not_touched(start_gateway: StartGateway, tmp_path: 
         lines = answer.iter_lines()
         next(lines)
         file.write_text(_config(MODELS[1]))
-        _wait(lambda: _model(gateway) == MODELS[1])
+        assert eventually(lambda: _model(gateway) == MODELS[1])
         rest = list(lines)
     assert answer.headers["x-routellm-routed-model"] == MODELS[0] and "data: [DONE]" in rest

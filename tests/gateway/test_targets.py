@@ -1,4 +1,3 @@
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -8,13 +7,12 @@ from gateway.targets import LONGEST_REST_SECONDS, REST_SECONDS, Eligibility, res
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port
 from tests.conftest import StartGateway
-from tests.gateway.client import Gateway, chat
+from tests.gateway.client import Gateway, chat, eventually
 from tests.gateway.scripted import scripted_upstream
 from tests.gateway.tee import Tee, running_tee
 
 _A, _B, _C = (Target("http://x", name, context_length=length) for name, length in (("a", 10), ("b", 100), ("c", None)))
 _SMALL = "llama-3.1-8b-instruct"
-_PATIENCE = 60.0
 
 
 def _eligibility() -> tuple[Eligibility, list[float]]:
@@ -52,6 +50,17 @@ def test_order(
         eligibility.rest(target)
     found = eligibility.order((_A, _B, _C), tokens)
     assert (found.targets, found.reason) == (order, reason)
+
+
+def test_a_server_that_does_not_answer() -> None:
+    """Models of a server that did not answer when it was asked for its list are passed over, until it does."""
+    eligibility, _ = _eligibility()
+    other = Target("http://y", "d")
+    eligibility.follow([_A, other])
+    eligibility.list_models("http://x", None, answered=False)
+    assert eligibility.order((_A, other), 0).targets == (other,)
+    eligibility.list_models("http://x", None, answered=True)
+    assert eligibility.order((_A, other), 0).targets == (_A, other)
 
 
 def test_none_has_room() -> None:
@@ -137,13 +146,6 @@ def _eligible(gateway: Gateway, model: str) -> Callable[[str], bool]:
     return is_so
 
 
-def _wait(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def tee(dynamo: DemoDynamo) -> Iterator[Tee]:
     with running_tee("127.0.0.1", dynamo.port) as tee:
@@ -154,7 +156,7 @@ def test_a_model_that_dynamo_does_not_serve(start_gateway: StartGateway, dynamo:
     """Dynamo's 404 leads to the fallback; as soon as its list is known the model is not even asked."""
     gateway = start_gateway(_config(tee.url, "no-such-model", dynamo))
     assert _ask(gateway) == (200, _SMALL, "target_unavailable")
-    _wait(lambda: _eligible(gateway, "no-such-model")("0.0"))
+    assert eventually(lambda: _eligible(gateway, "no-such-model")("0.0"))
     posts = sum(each.received.count(b"POST ") for each in tee.connections)
     assert _ask(gateway) == (200, _SMALL, "target_unavailable")
     assert sum(each.received.count(b"POST ") for each in tee.connections) == posts
@@ -186,7 +188,7 @@ def test_overload_moves_on(start_gateway: StartGateway, dynamo: DemoDynamo, stat
         assert [body["model"] for body in busy.received] == ["busy"]
         assert _ask(gateway)[0] == 200
         busy.status = 200
-        _wait(lambda: _ask(gateway)[1] == "busy")
+        assert eventually(lambda: _ask(gateway)[1] == "busy")
         assert len(busy.received) >= 2
 
 
@@ -209,6 +211,17 @@ def test_an_answer_before_a_dead_server_goes_through(start_gateway: StartGateway
         answer = gateway.post("/v1/chat/completions", chat(_PROMPT))
         assert (answer.status_code, answer.headers["retry-after"], answer.content) == (429, "7", busy.body)
         assert answer.headers["x-routellm-routed-model"] == "busy"
+
+
+def test_a_clients_own_limit_is_its_own(start_gateway: StartGateway, dynamo: DemoDynamo) -> None:
+    """A 429 to a client's own key moves that client on, and keeps no other from the model."""
+    with scripted_upstream(status=429, headers={"retry-after": "60"}) as limiting:
+        gateway = start_gateway(_config(limiting.url, "limiting", dynamo))
+        header = {"authorization": "Bearer poor"}
+        answer = gateway.post("/v1/chat/completions", chat(_PROMPT), headers=header)
+        assert answer.headers["x-router-reason"] == "upstream_overloaded"
+        limiting.status, limiting.headers = 200, {}
+        assert _ask(gateway)[1] == "limiting"
 
 
 @pytest.mark.parametrize("status", [400, 401, 500, 502])

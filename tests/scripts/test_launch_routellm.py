@@ -134,10 +134,8 @@ def test_the_mockers_layout(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     hub = f"  HF_HUB_CACHE={tmp_path}/dynamo/hub \\\n  HF_HUB_OFFLINE=1 \\\n"
     assert done.stdout == (
-        "# dynamo-frontend\n"
-        + common(f"{tmp_path}/dynamo")
-        + hub
-        + f"  {sys.executable} -m dynamo.frontend --http-host 127.0.0.1 --http-port 8000 --discovery-backend file\n"
+        "# dynamo-frontend\n" + common(f"{tmp_path}/dynamo") + hub + f"  DYN_ENABLE_ANTHROPIC_API=true \\\n"
+        f"  {sys.executable} -m dynamo.frontend --http-host 127.0.0.1 --http-port 8000 --discovery-backend file\n"
         "\n"
         "# dynamo-gpt-oss-120b\n"
         + common(f"{tmp_path}/dynamo")
@@ -364,7 +362,7 @@ def test_two_models_and_the_router(tmp_path: Path) -> None:
             router = {"nim-llm-router": {"threshold": threshold}}
             answer = httpx2.post(f"{url}/v1/chat/completions", json=chat("hello", **router), timeout=60)
             assert answer.json()["model"] == answer.headers["x-routellm-routed-model"] == model
-        answer = httpx2.post(f"{url}/v1/chat/completions", json=chat("hello", model="auto"), timeout=60)
+        answer = httpx2.post(f"{url}/v1/chat/completions", json=chat("good evening", model="auto"), timeout=60)
         assert answer.headers["x-router-reason"] == "decided"
         os.kill(pid_of(tmp_path, "scripts.local.serve"), signal.SIGKILL)
         wait_until(lambda: process.exit_code is not None, process, 90)
