@@ -17,7 +17,7 @@ from gateway.config import Config, ConfigError, Policy, RouteLLMPolicy, load_con
 from gateway.health import Drain
 from gateway.observe.log import configure_logging
 from gateway.policy import Wish
-from gateway.server import Server, close, listen
+from gateway.server import Server, close, listen, raise_file_limit
 from gateway.state import open_state
 from gateway.tls import server_context
 
@@ -113,6 +113,7 @@ def _serve(config: Config, keys: Keys | None, options: argparse.Namespace) -> in
             raise ConfigError(["--management-port: expected another port than --port"])
         addresses.append((options.management_host, options.management_port))
     configure_logging()
+    raise_file_limit()
     drain = Drain()
     app = create_app(config, options.config, keys=keys, drain=drain, management_port=options.management_port)
     server = Server(app, drain, drain_delay=options.drain_delay, drain_seconds=options.drain_seconds, tls=tls)
