@@ -30,7 +30,7 @@ class Outcome:
     status: int | None
     """None when no answer began."""
     reason: str
-    """`x-router-reason`, else the code of the gateway's own error."""
+    """`x-router-reason`, else the code or the type of the gateway's own error."""
     end: End
     model: str
     body: bytes = field(default=b"", repr=False)
@@ -188,7 +188,8 @@ def judge_stream(raw: bytes | bytearray, model: str) -> End:
 
 def _code(raw: bytes | bytearray) -> str:
     try:
-        return str(json.loads(raw)["error"]["code"])
+        error = json.loads(raw)["error"]
+        return str(error["code"] or error["type"])
     except (ValueError, KeyError, TypeError):
         return ""
 

@@ -124,9 +124,12 @@ def test_idle_streams(start_gateway: StartGateway, figures: Figures) -> None:
     """1,000 streams wait after their first event, more than the soft limit of open files lets: the next request is
     answered, and all streams end as they should."""
     with slow_upstream("slow") as upstream, _file_limit(8192):
-        text = DEFAULT_CONFIG.read_text().replace("model: mixtral-8x22b-instruct-v0.1", "model: slow")
-        text = text.replace("${DYNAMO_API_BASE}\n        api_key: ${DYNAMO_API_KEY:-}\n        model: slow", "URL")
-        text = text.replace("URL", f"{upstream.url}\n        model: slow")
+        text = (
+            "policies:\n  - name: task_router\n    timeout_ms: 30000\n"
+            "    url: http://x:8000/v2/models/task_router_ensemble/infer\n    llms:\n"
+            f"      - {{name: Unknown, api_base: '${{DYNAMO_API_BASE}}', model: {MODELS[0]}}}\n"
+            f"      - {{name: Brainstorming, api_base: '{upstream.url}', model: slow}}\n"
+        )
         with _file_limit(512):
             gateway = start_gateway(text)
         with Load(gateway.url, clients=4, each=10) as load:  # what it needs once
@@ -140,7 +143,7 @@ def test_idle_streams(start_gateway: StartGateway, figures: Figures) -> None:
             streams.wait(lambda: streams.flowing == _IDLE)
             after, files = memory_kb(gateway.process.pid), open_files(gateway.process.pid)
             began = time.monotonic()
-            assert gateway.post("/v1/chat/completions", chat("hello", model=MODELS[0])).status_code == 200
+            assert gateway.post("/v1/chat/completions", unique(0)).status_code == 200
             answered = time.monotonic()
             upstream.release.set()
             streams.finish()
