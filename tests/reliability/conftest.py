@@ -36,5 +36,5 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.C
         terminalreporter.section("reliability")
         for line in report.lines(rows):
             terminalreporter.write_line(line)
-        if config.getoption("--record"):
+        if config.getoption("--record", False):
             report.record(rows)

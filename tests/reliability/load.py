@@ -120,10 +120,9 @@ class Load:
         return Counter((each.status, each.reason, each.end) for each in list(self.outcomes))
 
     async def _drive(self) -> None:
-        # The answer to an event that is waited for must not depend on a pool's limit.
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0)  # a connection for each client
         timeout = aiohttp.ClientTimeout(total=2 * PATIENCE)
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, read_bufsize=2**20) as session:
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             async with asyncio.TaskGroup() as clients:
                 for _ in range(self._clients):
                     clients.create_task(self._client(session))

@@ -1,27 +1,29 @@
 """What the parts say of themselves: Prometheus metrics, memory, open files."""
 
+from collections.abc import Set
 from pathlib import Path
 
-import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
+from scripts.local.process import fetch
 from tests.gateway.client import Gateway
 from tests.reliability.load import Load
 
 
 def metric(url: str, name: str, **labels: str) -> float:
     """The sum of a server's samples that have these labels."""
-    text = httpx2.get(f"{url}/metrics", timeout=60).text
-    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    text = fetch(f"{url}/metrics", 60)
+    assert text is not None
+    samples = (sample for family in text_string_to_metric_families(text.decode()) for sample in family.samples)
     return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
 
-def answered_by(gateway: Gateway) -> int:
+def finished_by(gateway: Gateway) -> int:
     """How many chats it has finished, by its own count."""
     return int(metric(gateway.url, "llm_router_requests_total", path="/v1/chat/completions"))
 
 
-def account(load: Load, gateway: Gateway, allowed: set[int] = frozenset({200})) -> None:  # type: ignore[assignment]
+def account(load: Load, gateway: Gateway, allowed: Set[int] = frozenset({200})) -> None:
     """Every request that was sent ended, openly, and is on the gateway's own account.
 
     `allowed`: the statuses that may occur.
@@ -30,7 +32,7 @@ def account(load: Load, gateway: Gateway, allowed: set[int] = frozenset({200})) 
     assert load.sent == counts.total()
     assert not [each for each in counts if each[2] == "wrong"], counts
     assert {status for status, _, end in counts if end != "broken"} <= allowed, counts
-    load.wait(lambda: answered_by(gateway) == load.sent)  # a request is counted a moment after its last byte
+    load.wait(lambda: finished_by(gateway) == load.sent)  # a request is counted a moment after its last byte
     assert metric(gateway.url, "llm_router_requests_in_hand") == 0
 
 

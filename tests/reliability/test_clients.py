@@ -18,7 +18,7 @@ from tests.gateway.tee import bodies
 from tests.reliability import report
 from tests.reliability.conftest import Figures
 from tests.reliability.load import PATIENCE, Load, judge_stream, percentile, unique
-from tests.reliability.observe import answered_by, memory_kb, metric, open_files
+from tests.reliability.observe import finished_by, memory_kb, metric, open_files
 from tests.reliability.slow_upstream import slow_upstream
 
 _LEAVING, _AT_ONCE = 500, 50
@@ -98,7 +98,7 @@ def test_clients_that_leave(start_gateway: StartGateway, dynamo: DemoDynamo, fig
     load.wait(lambda: open_files(gateway.process.pid) <= before + 5)  # kept connections end within seconds
     gone = metric(gateway.url, "llm_router_requests_total", path="/v1/chat/completions", outcome="client_gone")
     assert {(status, end) for status, _, end in load.counts()} == {(200, "answered")}
-    assert answered_by(gateway) == load.sent + gone
+    assert finished_by(gateway) == load.sent + gone
     assert gone == _LEAVING - left["within the headers"]  # those were none yet
     figures |= {
         "requests": report.requests(load.counts()),
@@ -186,7 +186,7 @@ def test_slow_clients(start_gateway: StartGateway, figures: Figures) -> None:
         model = answer.split(b"x-routellm-routed-model: ")[1].split(b"\r\n")[0].decode()
         assert judge_stream(body, model) == "answered" and body.count(b'"content"') == _SLOW_TOKENS
     assert {(status, end) for status, _, end in load.counts()} == {(200, "answered")}
-    load.wait(lambda: answered_by(gateway) == load.sent + _SLOW)
+    load.wait(lambda: finished_by(gateway) == load.sent + _SLOW)
     alone = [each.seconds for each in load.outcomes if each.ended < began]
     beside = [each.seconds for each in load.outcomes if each.began >= began and each.ended < ended]
     assert beside

@@ -14,7 +14,7 @@ from tests.conftest import MODELS, StartGateway, free_ports
 from tests.gateway.tee import running_tee
 from tests.reliability import report
 from tests.reliability.conftest import Figures
-from tests.reliability.load import Load, unique
+from tests.reliability.load import Load, Outcome, unique
 from tests.reliability.observe import account
 
 _FIRST, _SECOND = MODELS[:2]
@@ -113,6 +113,11 @@ def test_worker_killed(start_gateway: StartGateway, own_dynamo: DemoDynamo, figu
     figures |= {
         "requests": report.requests(load.counts()),
         "statuses that Dynamo itself answered with": ", ".join(map(str, sorted(own))),
+        "what it said": " / ".join(sorted({_message(each) for each in load.outcomes if each.end == "error"})),
         "from the kill to the fallback's first answer": f"{moved.ended - killed:.1f} s",
         "from the new worker's first answer to the next one through the gateway": f"{decided.ended - back:.1f} s",
     }
+
+
+def _message(outcome: Outcome) -> str:
+    return f"{outcome.status} {outcome.body.decode()[:300]}"

@@ -19,7 +19,7 @@ def _config(model: str) -> str:
     return (
         "policies:\n  - name: task_router\n    timeout_ms: 30000\n"
         "    url: http://x:8000/v2/models/task_router_ensemble/infer\n"
-        f"    llms: [{{name: Unknown, api_base: '${{DYNAMO_API_BASE}}', model: {model}}}]\n"
+        f"    llms: [{{name: Code Generation, api_base: '${{DYNAMO_API_BASE}}', model: {model}}}]\n"
     )
 
 

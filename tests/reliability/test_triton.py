@@ -79,6 +79,7 @@ def test_stub_killed(own_gateway: Gateway, own_triton: Triton, figures: Figures)
         _await_probe_failures(own_triton)
         noticed = time.monotonic()
         own_triton.stop()
+        ended = time.monotonic()
         own_triton.start()
         own_triton.wait()
         decided = load.reach("decided", since=noticed)
@@ -87,6 +88,7 @@ def test_stub_killed(own_gateway: Gateway, own_triton: Triton, figures: Figures)
     figures |= {
         "requests": report.requests(load.counts()),
         "from the dead process to the last failed probe": f"{noticed - killed:.1f} s",
+        "Triton took to end": f"{ended - noticed:.1f} s",
         "from the dead process to the next real decision": _seconds(killed, decided),
     }
 
