@@ -14,8 +14,10 @@ def metric(url: str, name: str, **labels: str) -> float:
     """The sum of a server's samples that have these labels."""
     text = fetch(f"{url}/metrics", 60)
     assert text is not None
-    samples = (sample for family in text_string_to_metric_families(text.decode()) for sample in family.samples)
-    return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
+    samples = [sample for family in text_string_to_metric_families(text.decode()) for sample in family.samples]
+    named = [sample for sample in samples if sample.name == name]
+    assert named, f"{url} has no metric {name}"
+    return sum(each.value for each in named if labels.items() <= each.labels.items())
 
 
 def finished_by(gateway: Gateway) -> int:

@@ -32,7 +32,10 @@ def record(rows: Mapping[str, Mapping[str, Any]]) -> None:
     others = kept["rows"] if kept.get("machine") == now["machine"] else {}
     today = datetime.now(UTC).date().isoformat()
     new = {name: {**row, "date": today} for name, row in rows.items()}
-    RECORD.write_text(json.dumps(now | {"rows": {**others, **new}}, indent=2) + "\n")
+    RECORD.write_text(
+        json.dumps(now | {"rows": new | {name: row for name, row in others.items() if name not in new}}, indent=2)
+        + "\n"
+    )
 
 
 def _machine() -> dict[str, Any]:

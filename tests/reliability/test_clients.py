@@ -23,15 +23,16 @@ from tests.reliability.slow_upstream import slow_upstream
 
 _LEAVING, _AT_ONCE = 500, 50
 _POINTS = ("within the headers", "within the body", "before the first byte", "within a stream", "before a whole answer")
+_PROMPT = "Write a very long story"
 _IDLE = 1000
 _SLOW = 200
-_SLOW_TOKENS = 64
+_SLOW_TOKENS = 32
 _AT_A_TIME = 64  # bytes
 _FOREVER = 20_000  # tokens: minutes of the mocker's time
 
 
 def _request(**fields: object) -> bytes:
-    body = json.dumps(chat("Write a very long story", **fields)).encode()
+    body = json.dumps(chat(_PROMPT, **fields)).encode()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
     return head + b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
@@ -176,6 +177,7 @@ def test_slow_clients(start_gateway: StartGateway, figures: Figures) -> None:
     """200 clients read their streams 64 bytes at a time, 50 times a second, beside others: all get their whole
     answers, and the others theirs meanwhile."""
     gateway = start_gateway(DEFAULT_CONFIG.read_text())
+    assert gateway.post("/v1/route", chat(_PROMPT)).json()["reason"] == "decided"  # and remembered, for all 200
     with Load(gateway.url) as load:
         load.reach("decided", count=40)
         began = time.monotonic()

@@ -50,7 +50,7 @@ def test_config_swapped(start_gateway: StartGateway, tmp_path: Path, figures: Fi
     gateway = start_gateway(_config(_MODELS[0]))
     (file,) = tmp_path.glob("gateway*/config.yaml")
     volume = _Volume(file)
-    with Load(gateway.url, clients=6, pause=0.05) as load:
+    with Load(gateway.url, clients=8, pause=0.05) as load:
         for number in range(1, _SWAPS):
             before = _adopted(gateway)
             volume.swap(number % 2)
