@@ -57,8 +57,8 @@ async def _serve(upstream: SlowUpstream, started: threading.Event) -> None:
         while not upstream.release.is_set():
             await asyncio.sleep(0.05)
         released.set()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await asyncio.wait(others, timeout=30) if others else None
+        if running := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(running, timeout=30)
 
 
 def _event(model: str, reason: bytes) -> bytes:
