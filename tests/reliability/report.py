@@ -20,8 +20,7 @@ def requests(counts: Mapping[tuple[int | None, str, End], int]) -> dict[str, Any
     """The account of a load: what was sent, and how it ended, most frequent first."""
     ends = Counter[str]()
     for (status, reason, end), count in counts.items():
-        kind = "broken off, as the client sees" if end == "broken" else str(status)
-        ends[f"{kind} {reason}".strip()] += count
+        ends[f"{status} {reason}{', then broken off' if end == 'broken' else ''}"] += count
     return {"sent": sum(counts.values()), "ends": dict(ends.most_common())}
 
 
@@ -80,5 +79,5 @@ def measured_on() -> str:
 
 
 def _requests(account: Mapping[str, Any], between: str) -> str:
-    ends = [f"{count} {end}" for end, count in account["ends"].items()]
+    ends = [f"{count} × {end}" for end, count in account["ends"].items()]
     return between.join([f"{account['sent']} sent", *ends])
