@@ -18,7 +18,7 @@ from gateway.health import Drain
 from gateway.observe.log import configure_logging
 from gateway.online import look_online
 from gateway.policy import Wish
-from gateway.server import Server, close, listen
+from gateway.server import Server, close, listen, raise_file_limit
 from gateway.state import open_state
 from gateway.tls import server_context
 
@@ -125,6 +125,7 @@ def _serve(config: Config, keys: Keys | None, options: argparse.Namespace) -> in
             raise ConfigError(["--management-port: expected another port than --port"])
         addresses.append((options.management_host, options.management_port))
     configure_logging()
+    raise_file_limit()
     drain = Drain()
     app = create_app(
         config,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -130,6 +131,13 @@ def listen(host: str, port: int) -> list[socket.socket]:
         close(sockets)
         raise
     return sockets
+
+
+def raise_file_limit() -> None:
+    """As many open files as the system lets: a running stream holds two sockets, and the usual soft limit is 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # where no limit is set, some systems still take none
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def close(sockets: Iterable[socket.socket]) -> None:
