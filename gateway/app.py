@@ -64,12 +64,9 @@ def create_app(
         Route("/health/live", health.health, methods=["GET"]),
         Route("/health/ready", health.ready, methods=["GET"]),
     ]
+    endpoints = (chat.CHAT, chat.COMPLETIONS, chat.RESPONSES, chat.MESSAGES, chat.EMBEDDINGS)
     api = [
-        Route("/v1/chat/completions", chat.chat_completions, methods=["POST"]),
-        Route("/v1/completions", chat.completions, methods=["POST"]),
-        Route("/v1/responses", chat.responses, methods=["POST"]),
-        Route("/v1/messages", chat.messages, methods=["POST"]),
-        Route("/v1/embeddings", chat.embeddings, methods=["POST"]),
+        *(Route(endpoint.path, chat.answering(endpoint), methods=["POST"]) for endpoint in endpoints),
         Route("/completions", chat.alias, methods=["POST"]),
         Route("/v1/route", chat.route, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),

@@ -72,24 +72,13 @@ class Routed:
     """Of a policy that holds it: the share of its last thousand decisions that were for the strong model."""
 
 
-async def chat_completions(request: Request) -> Response:
-    return await _unless_gone(request, _answer(request, CHAT, await _read_body(request)))
+def answering(endpoint: Endpoint) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    """The handler of one endpoint."""
 
+    async def handle(request: Request) -> Response:
+        return await _unless_gone(request, _answer(request, endpoint, await _read_body(request)))
 
-async def completions(request: Request) -> Response:
-    return await _unless_gone(request, _answer(request, COMPLETIONS, await _read_body(request)))
-
-
-async def responses(request: Request) -> Response:
-    return await _unless_gone(request, _answer(request, RESPONSES, await _read_body(request)))
-
-
-async def messages(request: Request) -> Response:
-    return await _unless_gone(request, _answer(request, MESSAGES, await _read_body(request)))
-
-
-async def embeddings(request: Request) -> Response:
-    return await _unless_gone(request, _answer(request, EMBEDDINGS, await _read_body(request)))
+    return handle
 
 
 async def alias(request: Request) -> Response:
@@ -150,8 +139,8 @@ async def _route(state: State, endpoint: Endpoint, body: Body, client: str | Non
 
 def _in_order(eligibility: Eligibility, selection: Selection, body: Body) -> Selection:
     """The selection with the targets that can take this request now."""
-    bounded = len(selection.targets) > 1 and any(target.context_length for target in selection.targets)
-    order = eligibility.order(selection.targets, estimated_tokens(body.fields) if bounded else 0)
+    matters = len(selection.targets) > 1 and any(target.context_length for target in selection.targets)
+    order = eligibility.order(selection.targets, estimated_tokens(body.fields) if matters else 0)
     return replace(selection, targets=order.targets, reason=order.reason or selection.reason)
 
 

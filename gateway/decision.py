@@ -1,9 +1,8 @@
 """What Triton says of a prompt: one gRPC call, under a deadline."""
 
 import math
-import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from gateway.config import ROUTELLM_MODELS
 from gateway.errors import DecisionFailed, DecisionPaused, DecisionTimeout, ModelNotServed, TritonUnavailable
 from gateway.labels import known_labels
+from gateway.patience import Patience
 
 _CHANNEL_ARGUMENTS = [
     # A Triton that comes back is found within a second; gRPC's own default backs off to two minutes.
@@ -30,12 +30,6 @@ _CHANNEL_ARGUMENTS = [
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
 _NOT_READY = "is not ready"
-MISSES = 3
-"""Deadlines missed in a row after which a model is left alone."""
-
-PAUSE_SECONDS = 2.0
-"""For how long: two seconds of fallbacks, and then one request that waits for the deadline in vain."""
-
 _MOST_LABELS = 4096  # asked of a model that is not ours; Triton answers with as many as it has
 
 
@@ -78,34 +72,6 @@ def _question(triton_model: str) -> _Question:
 
 def _ask_for(model: str, outputs: Sequence[str], kind: str) -> _Question:
     return _Question(model, [InferRequestedOutput(name) for name in outputs], kind)
-
-
-@dataclass(slots=True)
-class Patience:
-    """When a model that misses its deadlines is left alone. For one event loop."""
-
-    clock: Callable[[], float] = time.monotonic
-    _missed: int = 0
-    _asked_again_at: float = 0.0
-
-    def may_ask(self) -> bool:
-        """Whether to ask now. After a pause one request is let through, and with it the next pause begins."""
-        if self._missed < MISSES:
-            return True
-        if self.clock() < self._asked_again_at:
-            return False
-        self._asked_again_at = self.clock() + PAUSE_SECONDS
-        return True
-
-    def missed(self) -> None:
-        """The model did not answer within the deadline."""
-        self._missed += 1
-        if self._missed >= MISSES:
-            self._asked_again_at = self.clock() + PAUSE_SECONDS
-
-    def answered(self) -> None:
-        """It decided, or is not served. Any other failure tells nothing: a full queue refuses at once, and stalls."""
-        self._missed = 0
 
 
 class TritonClient:

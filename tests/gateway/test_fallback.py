@@ -3,7 +3,7 @@ import signal
 import time
 from pathlib import Path
 
-from gateway.decision import MISSES
+from gateway.patience import MISSES
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port
 from scripts.local.triton import Triton
