@@ -158,7 +158,7 @@ async def forward_to_first_able(
                 last.response.upstream.close()
             last = Answer(response, target, reason)
             if response.status_code not in UNABLE:
-                eligibility.answered(target)
+                (eligibility.failed if response.status_code >= 500 else eligibility.answered)(target)
                 return last
             if _of_the_target(response.status_code, target, outgoing):
                 eligibility.rest(target, rest_seconds(response.headers.get("retry-after")))

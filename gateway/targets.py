@@ -1,6 +1,7 @@
 """Which upstream models can take a request now: what their servers list, and how they answered lately."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,9 @@ REST_SECONDS = 5.0
 
 LONGEST_REST_SECONDS = 60.0
 
+FAILURES = 3
+"""Server errors in a row, each passed on as it is, after which a target rests: one may be the request's own fault."""
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -36,6 +40,7 @@ class Eligibility:
         self._listed: dict[str, frozenset[str]] = {}
         self._silent: set[str] = set()
         self._resting: dict[Target, float] = {}
+        self._failed: Counter[Target] = Counter()
         self._followed: frozenset[Target] = frozenset()
 
     @property
@@ -49,6 +54,7 @@ class Eligibility:
         bases = {target.api_base for target in self._followed}
         self._listed = {base: models for base, models in self._listed.items() if base in bases}
         self._silent &= bases
+        self._failed = Counter({target: count for target, count in self._failed.items() if target in self._followed})
         self._resting = {target: until for target, until in self._resting.items() if target in self._followed}
 
     def list_models(self, api_base: str, models: frozenset[str] | None, answered: bool = True) -> None:
@@ -72,9 +78,17 @@ class Eligibility:
         if target in self._followed:
             self._resting[target] = self._clock() + min(seconds, LONGEST_REST_SECONDS)
 
+    def failed(self, target: Target) -> None:
+        """`target` answered with an error of its server's."""
+        if target in self._followed:
+            self._failed[target] += 1
+            if self._failed[target] >= FAILURES:
+                self.rest(target)
+
     def answered(self, target: Target) -> None:
-        """`target` answered."""
+        """`target` answered as one that is well."""
         self._resting.pop(target, None)
+        self._failed.pop(target, None)
 
     def eligible(self, target: Target) -> bool:
         """Whether its server answers and lists it, as far as is known, and it is not resting."""

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gateway.policy import Target
-from gateway.targets import LONGEST_REST_SECONDS, REST_SECONDS, Eligibility, rest_seconds
+from gateway.targets import FAILURES, LONGEST_REST_SECONDS, REST_SECONDS, Eligibility, rest_seconds
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port
 from tests.conftest import StartGateway
@@ -83,6 +83,23 @@ def test_rest_ends() -> None:
     eligibility.rest(_A)
     eligibility.answered(_A)
     assert eligibility.eligible(_A)
+
+
+def test_errors_in_a_row() -> None:
+    """A target rests after some server errors in a row; one that is well in between is given the whole number again."""
+    eligibility, now = _eligibility()
+    for _ in range(2):
+        for _ in range(FAILURES - 1):
+            eligibility.failed(_A)
+        assert eligibility.eligible(_A)
+        eligibility.answered(_A)
+    for _ in range(FAILURES):
+        eligibility.failed(_A)
+    assert not eligibility.eligible(_A)
+    now[0] += REST_SECONDS
+    assert eligibility.eligible(_A)
+    eligibility.failed(_A)  # still no good
+    assert not eligibility.eligible(_A)
 
 
 def test_strangers_are_not_remembered() -> None:
@@ -211,6 +228,17 @@ def test_an_answer_before_a_dead_server_goes_through(start_gateway: StartGateway
         answer = gateway.post("/v1/chat/completions", chat(_PROMPT))
         assert (answer.status_code, answer.headers["retry-after"], answer.content) == (429, "7", busy.body)
         assert answer.headers["x-routellm-routed-model"] == "busy"
+
+
+def test_a_server_that_fails_again_and_again(start_gateway: StartGateway, dynamo: DemoDynamo) -> None:
+    """A server's errors pass untouched, but after some in a row its model is passed over for a while."""
+    with scripted_upstream(status=500) as failing:
+        gateway = start_gateway(_config(failing.url, "failing", dynamo))
+        for _ in range(FAILURES):
+            assert _ask(gateway)[:2] == (500, "failing")
+        assert _ask(gateway) == (200, _SMALL, "target_unavailable")
+        failing.status = 200
+        assert eventually(lambda: _ask(gateway)[1] == "failing")
 
 
 def test_a_clients_own_limit_is_its_own(start_gateway: StartGateway, dynamo: DemoDynamo) -> None:

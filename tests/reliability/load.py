@@ -159,6 +159,8 @@ class Load:
 
 def judge(status: int, raw: bytes | bytearray, model: str) -> End:
     """How an answer that is no stream ended: whole, from the model that the headers name, or as an error."""
+    if status == 404 and not raw:
+        return "error"  # Dynamo's, while it has no model: its routes come with the first one
     try:
         answer = json.loads(raw)
     except ValueError:

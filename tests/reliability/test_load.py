@@ -39,6 +39,8 @@ def test_streams(raw: bytes, end: End) -> None:
         (502, b'{"error": {"message": "gone"}}', "error"),
         (404, b'{"message": "Model not found"}', "error"),
         (500, b"Internal Server Error", "wrong"),
+        (404, b"", "error"),
+        (502, b"", "wrong"),
     ],
 )
 def test_whole_answers(status: int, raw: bytes, end: End) -> None:
