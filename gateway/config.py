@@ -2,6 +2,7 @@
 
 import os
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,9 +169,9 @@ class BasePolicy(BaseModel):
     timeout_ms: int = Field(default=1000, ge=1, le=60_000, description="how long a decision may take, in milliseconds")
 
     @property
+    @abstractmethod
     def upstreams(self) -> Mapping[str, Upstream]:
         """Every model that may answer, by the name under which a request may ask for it."""
-        raise NotImplementedError
 
     def in_order(self, upstream: Upstream) -> tuple[Upstream, ...]:
         """`upstream` and its fallbacks, each model once.
