@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+def limit_threads() -> int:
+    """Holds torch and the tokenizers of this process to `usable_cpus`, or to OMP_NUM_THREADS where that is set.
+
+    Returns the number of threads. To be called before a tokenizer is used; torch may be imported before or after.
+    """
+    threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(usable_cpus())))
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    if "torch" in sys.modules:  # it has read the variable already
+        sys.modules["torch"].set_num_threads(threads)
+    return threads
 
 
 def usable_cpus(cgroup: Path = _CGROUP) -> int:

@@ -44,6 +44,7 @@ class PromptTokenizer:
         if len(special) != 2:
             raise CheckpointError(f"{checkpoint.tokenizer_file}: should put one token before a text and one behind it")
         self._max_tokens = checkpoint.max_tokens
+        self.vocabulary = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode(self, prompts: Sequence[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Token ids of each prompt, and how much of it was read.

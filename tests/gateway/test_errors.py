@@ -49,7 +49,7 @@ def watched(tee: Tee, triton: Triton, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def _decisions(triton: Triton) -> int:
-    statistics = httpx2.get(f"{triton.http_url}/v2/models/prompt_tokenizer/stats").json()
+    statistics = httpx2.get(f"{triton.http_url}/v2/models/prompt_classifier/stats").json()
     return int(statistics["model_stats"][0]["inference_count"])
 
 

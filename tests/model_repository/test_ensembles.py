@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
-from tritonclient.utils import InferenceServerException
 
 from classifiers.checkpoint import checkpoint_folder, load_checkpoint
 from scripts.local.triton import ROOT, Triton
@@ -130,7 +129,7 @@ def test_one_hot_agrees_with_the_label(client: InferenceServerClient, kind: str)
 @pytest.mark.parametrize("kind", ["task", "complexity"])
 def test_label_files_follow_the_checkpoint(kind: str) -> None:
     """The label files that Triton reads hold the embedded checkpoint's labels in its order."""
-    lines = (ROOT / "model_repository" / f"{kind}_decision" / "labels.txt").read_text().splitlines()
+    lines = (ROOT / "model_repository" / "prompt_classifier" / f"{kind}_labels.txt").read_text().splitlines()
     assert tuple(lines) == getattr(load_checkpoint(checkpoint_folder({})), f"{kind}_labels")
 
 
@@ -182,7 +181,7 @@ def test_65_rows_are_refused(triton: Triton) -> None:
 
 
 def test_only_the_steps_that_are_needed_run(client: InferenceServerClient) -> None:
-    """The network runs once when everything is asked, and not at all when only tokens are."""
+    """The network runs once when everything is asked, and not at all when only the win rate is."""
 
     def inferences(model: str) -> int:
         (statistics,) = client.get_inference_statistics(model).model_stats
@@ -191,11 +190,12 @@ def test_only_the_steps_that_are_needed_run(client: InferenceServerClient) -> No
     before = inferences("prompt_classifier")
     _ask(client, "router_ensemble", ["once"], list(_SHAPES))
     assert inferences("prompt_classifier") == before + 1
-    before_decision = inferences("task_decision")
-    _ask(client, "router_ensemble", ["not at all"], ["tokens"])
-    assert inferences("prompt_classifier") == before + 1
-    _ask(client, "router_ensemble", ["complexity alone"], ["complexity_label"])
-    assert inferences("task_decision") == before_decision
+    before_router = inferences("routellm_mf")
+    _ask(client, "router_ensemble", ["not at all"], ["task_label"])
+    assert inferences("routellm_mf") == before_router
+    before = inferences("prompt_classifier")
+    _ask(client, "router_ensemble", ["not at all"], ["strong_win_rate"])
+    assert inferences("prompt_classifier") == before
 
 
 def test_long_prompts_are_cut_and_say_so(client: InferenceServerClient) -> None:
@@ -208,23 +208,18 @@ def test_long_prompts_are_cut_and_say_so(client: InferenceServerClient) -> None:
     assert np.abs(outputs["task_scores"][0] - outputs["task_scores"][1]).max() > _SCORE_TOLERANCE
 
 
-def test_bad_token_ids_fail_alone(client: InferenceServerClient) -> None:
-    """Ids outside the vocabulary are refused with a reason while requests in the same batch are answered."""
-
-    def classify(ids: list[int]) -> NDArray[np.float32] | str:
-        tensor = InferInput("input_ids", [1, len(ids)], "INT32")
-        tensor.set_data_from_numpy(np.array([ids], dtype=np.int32))
-        try:
-            logits: NDArray[np.float32] = client.infer("prompt_classifier", [tensor]).as_numpy("logits")
-        except InferenceServerException as error:
-            return str(error.message())
-        return logits
-
-    requests = [[101, 2023, 102], [101, 10**9, 102], [101, -5, 102], [101, 7592, 2088, 102]] * 4
+def test_each_request_gets_what_it_asked_for(client: InferenceServerClient) -> None:
+    """Requests that are batched together and want different outputs each get theirs, those without a label too."""
+    wanted = [["tokens"], ["task_label"], ["complexity_scores", "checkpoint"], ["task_one_hot", "complexity_one_hot"]]
+    alone = [_ask(client, "prompt_classifier", ["Write a poem about rain"], names) for names in wanted]
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(classify, requests))
-    for ids, answer in zip(requests, answers, strict=True):
-        if 10**9 in ids or -5 in ids:
-            assert isinstance(answer, str) and "id" in answer
-        else:
-            assert not isinstance(answer, str) and np.isfinite(answer).all()
+        answers = list(
+            pool.map(lambda names: _ask(client, "prompt_classifier", ["Write a poem about rain"], names), wanted * 8)
+        )
+    for expected, answer in zip(alone * 8, answers, strict=True):
+        assert answer.keys() == expected.keys()
+        for name, values in answer.items():
+            if values.dtype == np.float32:
+                np.testing.assert_allclose(values, expected[name], atol=_SCORE_TOLERANCE)
+            else:
+                assert (values == expected[name]).all()

@@ -1,36 +1,33 @@
-"""Triton's side of `classifiers.network`."""
+"""Triton's side of `classifiers.prompt`."""
 
+import json
 import os
 
-import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from classifiers.checkpoint import checkpoint_digest, checkpoint_folder, load_checkpoint
-from classifiers.network import load_network
+from classifiers.checkpoint import checkpoint_folder, load_checkpoint
+from classifiers.precision import choose_precision
+from classifiers.prompt import PromptClassification
+from classifiers.threads import limit_threads
 
 
 class TritonPythonModel:
     def initialize(self, args):
+        threads = limit_threads()
         checkpoint = load_checkpoint(checkpoint_folder(os.environ))
-        on_gpu = args["model_instance_kind"] == "GPU"
-        self.network = load_network(checkpoint, f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu")
-        self.checkpoint = f"{checkpoint.name}:{args['model_version']}:{checkpoint_digest(checkpoint)}".encode()
+        device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
+        precision = choose_precision(checkpoint.folder, device, os.environ)
+        few_shot_scale = float(json.loads(args["model_config"])["parameters"]["few_shot_scale"]["string_value"])
+        self.classification = PromptClassification(checkpoint, args["model_version"], device, precision, few_shot_scale)
+        pb_utils.Logger.log_info(f"{checkpoint.name} on {device} in {precision}, {threads} threads")
 
     def execute(self, requests):
-        responses = [None] * len(requests)
-        batches = {}
-        for index, request in enumerate(requests):
-            input_ids = pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy()
-            try:
-                self.network.check_ids(input_ids)
-                batches[index] = input_ids
-            except ValueError as error:  # this request fails alone; the others share one forward pass
-                responses[index] = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))
-        for (index, input_ids), logits in zip(
-            batches.items(), self.network.classify(list(batches.values())), strict=True
-        ):
-            names = np.full((len(input_ids), 1), self.checkpoint, dtype=object)
-            responses[index] = pb_utils.InferenceResponse(
-                [pb_utils.Tensor("logits", logits), pb_utils.Tensor("checkpoint", names)]
+        """Answers through senders, each request as soon as it can be: a long prompt does not hold up short ones."""
+        senders = [request.get_response_sender() for request in requests]
+        prompts = [pb_utils.get_input_tensor_by_name(request, "INPUT").as_numpy()[:, 0] for request in requests]
+        wanted = [request.requested_output_names() for request in requests]
+        for number, outputs in self.classification.answers(prompts, wanted):
+            tensors = [pb_utils.Tensor(name, values) for name, values in outputs.items()]
+            senders[number].send(
+                pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
             )
-        return responses

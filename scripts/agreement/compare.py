@@ -1,0 +1,77 @@
+"""How far two computations of the same network agree. Pure functions over logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from classifiers.checkpoint import Checkpoint
+from classifiers.decision import decide_complexity, decide_task
+
+MOST_LABELS_CHANGED = 0.005
+MOST_MOVED = 0.02
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Of two computations for the same prompts. Shares and probabilities lie between 0 and 1."""
+
+    prompts: int
+    task_labels_changed: float
+    complexity_labels_changed: float
+    largest_probability_move: float
+    largest_logit_move: float
+    finite: bool
+
+    def faults(self, logit_tolerance: float | None = None) -> list[str]:
+        """What is too much, one line each; none when the second computation may be served in place of the first.
+
+        With `logit_tolerance` only logits count: of random weights, whose top labels are near each other, labels and
+        probabilities tell nothing.
+        """
+        if not self.finite:
+            return ["some logits are not finite"]
+        if logit_tolerance is not None:
+            moved = self.largest_logit_move
+            return [f"a logit moves by {moved:.4f}; at most {logit_tolerance}"] if moved > logit_tolerance else []
+        changed = {"task": self.task_labels_changed, "complexity": self.complexity_labels_changed}
+        faults = [
+            f"{share:.2%} of the {kind} labels change; at most {MOST_LABELS_CHANGED:.2%}"
+            for kind, share in changed.items()
+            if share > MOST_LABELS_CHANGED
+        ]
+        if self.largest_probability_move > MOST_MOVED:
+            faults.append(f"a probability moves by {self.largest_probability_move:.4f}; at most {MOST_MOVED}")
+        return faults
+
+
+def compare(exact: Logits, candidate: Logits, checkpoint: Checkpoint) -> Agreement:
+    """`exact` and `candidate` [N, logits_size], of the same prompts."""
+    if not (np.isfinite(exact).all() and np.isfinite(candidate).all()):
+        return Agreement(len(exact), 1.0, 1.0, 1.0, float("inf"), finite=False)
+    tasks = decide_task(exact, checkpoint), decide_task(candidate, checkpoint)
+    complexities = decide_complexity(exact, checkpoint), decide_complexity(candidate, checkpoint)
+    return Agreement(
+        prompts=len(exact),
+        task_labels_changed=float((tasks[0].index != tasks[1].index).mean()),
+        complexity_labels_changed=float((complexities[0].index != complexities[1].index).mean()),
+        largest_probability_move=max(
+            float(np.abs(_probabilities(exact, checkpoint, head) - _probabilities(candidate, checkpoint, head)).max())
+            for head in checkpoint.head_slices
+        ),
+        largest_logit_move=float(np.abs(exact - candidate).max()),
+        finite=True,
+    )
+
+
+def _probabilities(logits: Logits, checkpoint: Checkpoint, head: str) -> NDArray[np.float64]:
+    """A head's own, before any weighting: of the published network, too, whose scores are sums of several."""
+    temperature = next(each.temperature for each in checkpoint.heads if each.name == head)
+    part = logits[:, checkpoint.head_slices[head]].astype(np.float64) / temperature
+    powers = np.exp(part - part.max(axis=1, keepdims=True))
+    total: NDArray[np.float64] = powers.sum(axis=1, keepdims=True)
+    return np.asarray(powers / total)
