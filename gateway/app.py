@@ -18,6 +18,7 @@ from gateway.auth import Access, Keys, RequireKey
 from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, error_response
 from gateway.framing import RefuseAmbiguous
+from gateway.gone import CancelWhenGone
 from gateway.health import Drain
 from gateway.limit import LimitLoad
 from gateway.models import models, watch_models
@@ -77,12 +78,13 @@ def create_app(
         Route("/metrics", metrics.endpoint, methods=["GET"]),
     ]
     app = Starlette(
-        routes=[*probes, *ports.split(api, management, management_port)],
+        routes=[*ports.split(api, management, management_port), *probes],
         middleware=[
             Middleware(RecordRequests, observers=[metrics.count, log_record]),
             Middleware(RefuseAmbiguous),
             Middleware(RequireKey, access=access),
             Middleware(LimitLoad),
+            Middleware(CancelWhenGone),
         ],
         exception_handlers={
             GatewayError: _on_gateway_error,

@@ -18,7 +18,7 @@ from gateway.health import Drain
 from gateway.observe.log import configure_logging
 from gateway.online import look_online
 from gateway.policy import Wish
-from gateway.server import Server, close, listen, raise_file_limit
+from gateway.server import Server, close, collect_less, listen, raise_file_limit
 from gateway.state import open_state
 from gateway.tls import server_context
 
@@ -143,6 +143,7 @@ def _serve(config: Config, keys: Keys | None, options: argparse.Namespace) -> in
             close(sockets)
             print(f"cannot listen on {host} port {port}: {error.strerror}", file=sys.stderr)
             return 1
+    collect_less()
     return 0 if server.serve_on(sockets) else 1
 
 
