@@ -63,8 +63,6 @@ class Server(uvicorn.Server):
 
     def serve_on(self, sockets: list[socket.socket]) -> bool:
         """Serve until told to end; False when it could not start."""
-        for each in sockets:
-            _log.info("listening on %s port %d", *each.getsockname()[:2])
         with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it once more
             self.run(sockets)
         return self.started
@@ -133,6 +131,12 @@ def listen(host: str, port: int) -> list[socket.socket]:
         close(sockets)
         raise
     return sockets
+
+
+def say_where(sockets: Iterable[socket.socket]) -> None:
+    """Log what is listened on."""
+    for each in sockets:
+        _log.info("listening on %s port %d", *each.getsockname()[:2])
 
 
 def raise_file_limit() -> None:
