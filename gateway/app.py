@@ -18,6 +18,7 @@ from gateway.auth import Access, Keys, RequireKey
 from gateway.config import Config
 from gateway.errors import ClientGone, GatewayError, error_response
 from gateway.framing import RefuseAmbiguous
+from gateway.gone import CancelWhenGone
 from gateway.health import Drain
 from gateway.limit import LimitLoad
 from gateway.models import models, watch_models
@@ -41,11 +42,12 @@ def create_app(
     keys: Keys | None = None,
     drain: Drain | None = None,
     management_port: int | None = None,
+    workers: int = 1,
 ) -> Starlette:
     """The gateway, with the configuration that was read from `file` and will be again when that changes.
 
     With `keys`, clients need one. `drain` is where the server says that it is about to end. With `management_port`,
-    what is for operators is on that port alone.
+    what is for operators is on that port alone. With several `workers` it is one of them.
     """
     metrics = Metrics()
     access = Access(keys)
@@ -53,9 +55,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_LifespanState]:
-        async with open_state(config) as state, anyio.create_task_group() as beside:
+        async with open_state(config, workers) as state, anyio.create_task_group() as beside:
             beside.start_soon(watch_models, state)
             beside.start_soon(watch_files, state, file, access)
+            if workers > 1:
+                beside.start_soon(metrics.keep_shown, state)
             yield {"router": state, "drain": drain}
             beside.cancel_scope.cancel()
 
@@ -77,12 +81,13 @@ def create_app(
         Route("/metrics", metrics.endpoint, methods=["GET"]),
     ]
     app = Starlette(
-        routes=[*probes, *ports.split(api, management, management_port)],
+        routes=[*ports.split(api, management, management_port), *probes],
         middleware=[
             Middleware(RecordRequests, observers=[metrics.count, log_record]),
             Middleware(RefuseAmbiguous),
             Middleware(RequireKey, access=access),
             Middleware(LimitLoad),
+            Middleware(CancelWhenGone),
         ],
         exception_handlers={
             GatewayError: _on_gateway_error,

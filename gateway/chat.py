@@ -5,9 +5,8 @@ import re
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
-import anyio
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -25,7 +24,7 @@ from gateway.errors import (
     ModelNotServed,
     NotFound,
 )
-from gateway.forward import Outgoing, cancel_when_gone, forward_to_first_able
+from gateway.forward import Outgoing, forward_to_first_able
 from gateway.policy import Selection, Wish, as_cached, fall_back, read_named_model, read_wish, select
 from gateway.prompt import Rule, bounded, estimated_tokens, text_of_input, text_of_messages, text_of_prompt
 from gateway.share import HeldShare
@@ -37,7 +36,6 @@ MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
 BODY_SILENCE_SECONDS = 30.0  # a client that sends nothing for so long is most likely gone
 BODY_SECONDS = 300.0  # the largest body at 1 Mbit/s
 
-_T = TypeVar("_T")
 _UNSAFE_IN_HEADER = re.compile(r"[^\x20-\x7e]")
 
 
@@ -76,7 +74,7 @@ def answering(endpoint: Endpoint) -> Callable[[Request], Coroutine[Any, Any, Res
     """The handler of one endpoint."""
 
     async def handle(request: Request) -> Response:
-        return await _unless_gone(request, _answer(request, endpoint, await _read_body(request)))
+        return await _answer(request, endpoint, await _read_body(request))
 
     return handle
 
@@ -85,13 +83,15 @@ async def alias(request: Request) -> Response:
     """The blueprint's `/completions`: a chat when it has messages, a completion when it has a prompt."""
     body = await _read_body(request)
     endpoint = COMPLETIONS if "prompt" in body.fields and "messages" not in body.fields else CHAT
-    return await _unless_gone(request, _answer(request, endpoint, body))
+    return await _answer(request, endpoint, body)
 
 
 async def route(request: Request) -> Response:
     """The decision alone: nothing is forwarded."""
     body = await _read_body(request)
-    return await _unless_gone(request, _explain(request, body))
+    routed = await _route(request.state.router, _endpoint_of(body), body, request.state.client)
+    request.state.routed = routed
+    return AsciiJSONResponse(explanation(routed), headers=decision_headers(routed))
 
 
 async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
@@ -100,21 +100,15 @@ async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
     routed = await _route(state, endpoint, body, request.state.client, count=True)
     request.state.routed = routed
     body = body.without_fields()
-    path = f"{endpoint.path}?{request.url.query}" if request.url.query else endpoint.path
+    query = request.scope["query_string"].decode("latin-1")
+    path = f"{endpoint.path}?{query}" if query else endpoint.path
     outgoing = Outgoing(path, body, request.headers, request.state.request_id, request.state.client)
     answer = await forward_to_first_able(state.session, routed.selection.targets, outgoing, settings, state.eligibility)
     if answer.reason is not None:
         selection = replace(routed.selection, targets=(answer.target,), reason=answer.reason)
         request.state.routed = routed = replace(routed, selection=selection)
-    for name, value in decision_headers(routed).items():
-        answer.response.headers[name] = value
+    answer.response.set_headers(decision_headers(routed))
     return answer.response
-
-
-async def _explain(request: Request, body: Body) -> Response:
-    routed = await _route(request.state.router, _endpoint_of(body), body, request.state.client)
-    request.state.routed = routed
-    return AsciiJSONResponse(explanation(routed), headers=decision_headers(routed))
 
 
 async def _route(state: State, endpoint: Endpoint, body: Body, client: str | None, count: bool = False) -> Routed:
@@ -129,7 +123,9 @@ async def _route(state: State, endpoint: Endpoint, body: Body, client: str | Non
     text = endpoint.text(body.fields[endpoint.field], wish.policy.input)
     held = state.shares.get(wish.policy.name) if wish.threshold is None else None
     routed = await decide(state, wish, text, held, Memory(state.cache, client or ""))
-    routed = replace(routed, selection=_in_order(state.eligibility, routed.selection, body))
+    selection = _in_order(state.eligibility, routed.selection, body)
+    if selection is not routed.selection:
+        routed = replace(routed, selection=selection)
     if held is None:
         return routed
     if count and routed.decision is not None:
@@ -141,6 +137,8 @@ def _in_order(eligibility: Eligibility, selection: Selection, body: Body) -> Sel
     """The selection with the targets that can take this request now."""
     matters = len(selection.targets) > 1 and any(target.context_length for target in selection.targets)
     order = eligibility.order(selection.targets, estimated_tokens(body.fields) if matters else 0)
+    if order.reason is None and len(order.targets) == len(selection.targets):
+        return selection
     return replace(selection, targets=order.targets, reason=order.reason or selection.reason)
 
 
@@ -236,7 +234,8 @@ async def _read_body(request: Request) -> Body:
     try:
         async with asyncio.timeout(BODY_SILENCE_SECONDS) as patience:
             async for chunk in request.stream():
-                patience.reschedule(min(now() + BODY_SILENCE_SECONDS, end))
+                if raw:  # most bodies are one chunk
+                    patience.reschedule(min(now() + BODY_SILENCE_SECONDS, end))
                 raw += chunk
                 if len(raw) > MAX_BODY_BYTES:
                     raise BodyTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")
@@ -245,29 +244,3 @@ async def _read_body(request: Request) -> Body:
     except ClientDisconnect:
         raise ClientGone from None
     return parse_body(bytes(raw))
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
-    """Run `work`, and cancel it as soon as the client closes its connection: raises ClientGone then.
-
-    A handler that only awaits is not told of a disconnect; without this, Triton and the upstream would go on working
-    for nobody.
-    """
-    result: list[_T] = []
-    failure: Exception | None = None
-    async with anyio.create_task_group() as group:
-        group.start_soon(cancel_when_gone, request.receive, group.cancel_scope)
-        try:
-            result.append(await work)
-        except asyncio.CancelledError:
-            # gRPC raises one of its own in place of the scope's, which would take it for the server's.
-            if not group.cancel_scope.cancel_called:
-                raise
-        except Exception as error:  # carried out of the group, which would wrap it
-            failure = error
-        group.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    if not result:
-        raise ClientGone
-    return result[0]

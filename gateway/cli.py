@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 import os
 import socket
 import ssl
@@ -18,9 +19,12 @@ from gateway.health import Drain
 from gateway.observe.log import configure_logging
 from gateway.online import look_online
 from gateway.policy import Wish
-from gateway.server import Server, close, listen, raise_file_limit
+from gateway.server import Server, close, collect_less, listen, raise_file_limit, say_where
 from gateway.state import open_state
 from gateway.tls import server_context
+from gateway.workers import supervise
+
+_MOST_WORKERS = 64  # more than a machine has use for: each is a whole gateway
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_server_options(serve: argparse.ArgumentParser) -> None:
     add = serve.add_argument
+    add(
+        "--workers",
+        type=_worker_count,
+        default=1,
+        metavar="N",
+        help="processes that serve, on the same ports (default: %(default)s)",
+    )
     add(
         "--management-port",
         type=port_number,
@@ -111,6 +122,12 @@ def port_number(text: str) -> int:
     return int(text)
 
 
+def _worker_count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"expected a number between 1 and {_MOST_WORKERS}, and got {text!r}")
+    return int(text)
+
+
 def _whole_seconds(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected whole seconds, and got {text!r}")
@@ -126,15 +143,6 @@ def _serve(config: Config, keys: Keys | None, options: argparse.Namespace) -> in
         addresses.append((options.management_host, options.management_port))
     configure_logging()
     raise_file_limit()
-    drain = Drain()
-    app = create_app(
-        config,
-        options.config,
-        keys=keys,
-        drain=drain,
-        management_port=options.management_port,
-    )
-    server = Server(app, drain, drain_delay=options.drain_delay, drain_seconds=options.drain_seconds, tls=tls)
     sockets: list[socket.socket] = []
     for host, port in addresses:
         try:
@@ -143,6 +151,41 @@ def _serve(config: Config, keys: Keys | None, options: argparse.Namespace) -> in
             close(sockets)
             print(f"cannot listen on {host} port {port}: {error.strerror}", file=sys.stderr)
             return 1
+    say_where(sockets)
+    if options.workers > 1:
+        return 0 if supervise(options.workers, _work, options, sockets) else 1
+    return _serve_on(sockets, config, keys, tls, options)
+
+
+def _work(options: argparse.Namespace, sockets: list[socket.socket]) -> None:
+    """One of several workers. It reads for itself what its supervisor has checked."""
+    configure_logging()
+    try:
+        code = _serve_on(sockets, load_config(options.config), load_keys(), _tls(options), options)
+    except ConfigError as error:
+        logging.getLogger(__name__).error("configuration refused", extra={"fields": {"faults": error.faults}})
+        code = 2
+    sys.exit(code)
+
+
+def _serve_on(
+    sockets: list[socket.socket],
+    config: Config,
+    keys: Keys | None,
+    tls: ssl.SSLContext | None,
+    options: argparse.Namespace,
+) -> int:
+    drain = Drain()
+    app = create_app(
+        config,
+        options.config,
+        keys=keys,
+        drain=drain,
+        management_port=options.management_port,
+        workers=options.workers,
+    )
+    server = Server(app, drain, drain_delay=options.drain_delay, drain_seconds=options.drain_seconds, tls=tls)
+    collect_less()
     return 0 if server.serve_on(sockets) else 1
 
 

@@ -1,22 +1,22 @@
 """What Triton says of a prompt: one gRPC call, under a deadline."""
 
 import math
+import struct
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferRequestedOutput
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
+import grpc  # type: ignore[import-untyped]
+from google.protobuf.message import Message  # type: ignore[import-untyped]
+from tritonclient.grpc import service_pb2_grpc
 
 from gateway.config import ROUTELLM_MODELS
 from gateway.errors import DecisionFailed, DecisionPaused, DecisionTimeout, ModelNotServed, TritonUnavailable
 from gateway.labels import known_labels
 from gateway.patience import Patience
+from gateway.tensors import asked, floats, integers, outputs_of, question, strings
 
 _CHANNEL_ARGUMENTS = [
     # A Triton that comes back is found within a second; gRPC's own default backs off to two minutes.
@@ -55,23 +55,21 @@ class _Question:
     """What is asked of which model. Ours answer by name, tasks and complexities through `router_ensemble`; others by
     their `OUTPUT`."""
 
-    model: str
-    outputs: list[InferRequestedOutput] = field(repr=False)
+    message: Message = field(repr=False)
     kind: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @cache
 def _question(triton_model: str) -> _Question:
     if triton_model in ROUTELLM_MODELS:
-        return _ask_for(triton_model, ("strong_win_rate", "tokens", "checkpoint"), "routellm")
-    if known_labels(triton_model) is None:
-        return _Question(triton_model, [InferRequestedOutput("OUTPUT", class_count=_MOST_LABELS)])
+        return _Question(question(triton_model, ("strong_win_rate", "tokens", "checkpoint")), "routellm")
+    labels = known_labels(triton_model)
+    if labels is None:
+        return _Question(question(triton_model, ("OUTPUT",), _MOST_LABELS))
     kind = triton_model.removesuffix("_router_ensemble")
-    return _ask_for("router_ensemble", (f"{kind}_label", f"{kind}_scores", "tokens", "checkpoint"), kind)
-
-
-def _ask_for(model: str, outputs: Sequence[str], kind: str) -> _Question:
-    return _Question(model, [InferRequestedOutput(name) for name in outputs], kind)
+    outputs = (f"{kind}_label", f"{kind}_scores", "tokens", "checkpoint")
+    return _Question(question("router_ensemble", outputs), kind, labels)
 
 
 class TritonClient:
@@ -79,13 +77,16 @@ class TritonClient:
 
     def __init__(self, target: str, ca_file: Path | None = None) -> None:
         """`target`: host:port of its gRPC endpoint, which speaks TLS when there is a `ca_file` to verify it by."""
-        self._client = InferenceServerClient(
-            target, ssl=ca_file is not None, root_certificates=ca_file, channel_args=_CHANNEL_ARGUMENTS
-        )
+        if ca_file is None:
+            self._channel = grpc.aio.insecure_channel(target, _CHANNEL_ARGUMENTS)
+        else:
+            authorities = grpc.ssl_channel_credentials(ca_file.read_bytes())
+            self._channel = grpc.aio.secure_channel(target, authorities, _CHANNEL_ARGUMENTS)
+        self._infer = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
         self._patience: defaultdict[tuple[str, float], Patience] = defaultdict(Patience)
 
     async def close(self) -> None:
-        await self._client.close()
+        await self._channel.close()
 
     async def decide(self, triton_model: str, text: str, seconds: float) -> Decision:
         """Classify `text` with `triton_model`. Cancelling the call cancels the request at Triton.
@@ -109,49 +110,46 @@ class TritonClient:
 
     async def _ask(self, triton_model: str, text: str, seconds: float) -> Decision:
         question = _question(triton_model)
-        prompt = InferInput("INPUT", [1, 1], "BYTES")
-        # A lone surrogate, which JSON can carry, has no UTF-8: it becomes a question mark.
-        prompt.set_data_from_numpy(np.array([[text.encode(errors="replace")]], dtype=np.object_))
         try:
-            result = await self._client.infer(
-                question.model,
-                [prompt],
-                outputs=question.outputs,
-                client_timeout=seconds,
-                timeout=int(seconds * 1e6),  # microseconds that it may wait in a queue, whose policy is to refuse then
-            )
-        except InferenceServerException as error:
+            answer = await self._infer(asked(question.message, text, seconds), timeout=seconds)
+        except grpc.RpcError as error:
             raise _failure(error) from error
-        if question.kind is None:
-            return _read_classes(result.as_numpy("OUTPUT"))
-        # Below 0 they were not counted: an embeddings endpoint keeps that to itself.
-        read, in_prompt = (int(count) if count >= 0 else None for count in result.as_numpy("tokens")[0])
-        checkpoint = result.as_numpy("checkpoint")[0, 0].decode()
-        if question.kind == "routellm":
-            return _read_win_rate(float(result.as_numpy("strong_win_rate")[0, 0]), read, in_prompt, checkpoint)
-        known = known_labels(triton_model)
-        assert known is not None  # only ours have a kind
-        return Decision(
-            label=result.as_numpy(f"{question.kind}_label")[0, 0].decode(),
-            labels=known,
-            scores=tuple(result.as_numpy(f"{question.kind}_scores")[0].tolist()),
-            tokens_read=read,
-            tokens_in_prompt=in_prompt,
-            checkpoint=checkpoint,
-        )
+        try:
+            return _read(question, outputs_of(answer))
+        except (KeyError, ValueError, struct.error) as error:
+            raise DecisionFailed(f"the model's answer cannot be read: {error!r}") from error
 
 
-def _failure(error: InferenceServerException) -> DecisionFailed:
-    match error.status():
-        case "StatusCode.DEADLINE_EXCEEDED":
+def _read(question: _Question, outputs: Mapping[str, bytes]) -> Decision:
+    """A Decision out of one row of the model's outputs.
+
+    Raises DecisionFailed for numbers that say nothing; KeyError, ValueError or struct.error for other outputs.
+    """
+    if question.kind is None:
+        return _read_classes(strings(outputs["OUTPUT"]))
+    # Below 0 they were not counted: an embeddings endpoint keeps that to itself.
+    read, in_prompt = (count if count >= 0 else None for count in integers(outputs["tokens"]))
+    (checkpoint,) = strings(outputs["checkpoint"])
+    if question.kind == "routellm":
+        (win_rate,) = floats(outputs["strong_win_rate"])
+        return _read_win_rate(win_rate, read, in_prompt, checkpoint)
+    (label,) = strings(outputs[f"{question.kind}_label"])
+    scores = floats(outputs[f"{question.kind}_scores"])
+    return Decision(label, question.labels, scores, read, in_prompt, checkpoint)
+
+
+def _failure(error: grpc.RpcError) -> DecisionFailed:
+    message = error.details() or ""
+    match error.code():
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
             return DecisionTimeout("no decision within the deadline")
-        case "StatusCode.NOT_FOUND":
-            return ModelNotServed(error.message())
-        case "StatusCode.UNAVAILABLE":
+        case grpc.StatusCode.NOT_FOUND:
+            return ModelNotServed(message)
+        case grpc.StatusCode.UNAVAILABLE:
             # Triton says this of a model that is not loaded, and gRPC of a Triton that is not there.
-            return (ModelNotServed if _NOT_READY in error.message() else TritonUnavailable)(error.message())
+            return (ModelNotServed if _NOT_READY in message else TritonUnavailable)(message)
         case _:
-            return DecisionFailed(error.message())
+            return DecisionFailed(message)
 
 
 def _read_win_rate(win_rate: float, read: int | None, in_prompt: int | None, checkpoint: str) -> Decision:
@@ -160,15 +158,14 @@ def _read_win_rate(win_rate: float, read: int | None, in_prompt: int | None, che
     return Decision("", (), (), read, in_prompt, checkpoint, win_rate)
 
 
-def _read_classes(classes: NDArray[np.object_]) -> Decision:
+def _read_classes(rows: Sequence[str]) -> Decision:
     """A Decision out of Triton's classification strings, `value:index` or `value:index:label`, best first.
 
     Raises DecisionFailed when they are none.
     """
-    rows: Sequence[bytes] = classes.reshape(-1).tolist()
     scores, labels = [0.0] * len(rows), [""] * len(rows)
     try:
-        parsed = [row.decode().split(":", 2) for row in rows]
+        parsed = [row.split(":", 2) for row in rows]
         for value, index, *label in parsed:
             scores[int(index)] = float(value)
             labels[int(index)] = label[0] if label else ""

@@ -1,14 +1,14 @@
 """Bytes through: the request to the upstream, its answer to the client, neither read nor changed."""
 
 import re
-from collections.abc import Iterable, Sequence
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import aiohttp
-import anyio
 import yarl
 from starlette.datastructures import Headers
 from starlette.responses import Response
@@ -36,7 +36,7 @@ HOP_BY_HOP = frozenset(
 )
 _NOT_FORWARDED = HOP_BY_HOP | {"host", "content-length", "expect"}
 _KEY_HEADERS = frozenset({"authorization", "x-api-key"})
-_NOT_RETURNED = HOP_BY_HOP | {"date"}  # the HTTP server writes its own
+_NOT_RETURNED = frozenset(name.encode() for name in HOP_BY_HOP | {"date"})  # the HTTP server writes its own
 _KEEP_ALIVE_SECONDS = 4.0  # less than common servers' 5, so that a connection is seldom used as it closes
 _CHUNK_BYTES = 65536
 # What a kept connection raises when the upstream closed it in the moment that it was used. Nothing has been answered
@@ -45,19 +45,26 @@ _CLOSED_WHILE_IDLE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
 
 _UNSENDABLE = re.compile(rb"[\x00\n\x0b\x0c\r]")
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)  # Linux
 
 
 @dataclass(slots=True)
-class _Connection:
-    """What became of a request's connection."""
+class _Attempt:
+    """What became of a request."""
 
-    reused: bool = False
-    """Whether it was one that an earlier request had left open."""
+    connected: bool = False
+    """Whether a connection was opened for it; it may also use one that an earlier request had left open."""
 
 
-async def _note_reuse(session: aiohttp.ClientSession, context: SimpleNamespace, parameters: object) -> None:
-    if isinstance(context.trace_request_ctx, _Connection):
-        context.trace_request_ctx.reused = True
+_attempt: ContextVar[_Attempt | None] = ContextVar("_attempt", default=None)
+
+
+def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """aiohttp's way to a new connection. Its tracing would tell of reused ones, too, at ten times the price."""
+    if (attempt := _attempt.get()) is not None:
+        attempt.connected = True
+    family, kind, protocol, *_ = address
+    return socket.socket(family, kind, protocol)
 
 
 def open_session(ca_file: Path | None = None) -> aiohttp.ClientSession:
@@ -65,11 +72,13 @@ def open_session(ca_file: Path | None = None) -> aiohttp.ClientSession:
 
     It adds nothing of its own: no cookies, no decompression, no headers.
     """
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(_note_reuse)
     return aiohttp.ClientSession(
-        trace_configs=[trace],
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=upstream_context(ca_file)),
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            keepalive_timeout=_KEEP_ALIVE_SECONDS,
+            ssl=upstream_context(ca_file),
+            socket_factory=_open_socket,
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -192,13 +201,13 @@ async def forward(
     upstream cannot be reached, breaks off first or answers what HTTP does not allow, UpstreamTimeout when it is silent
     for too long.
     """
-    connection = _Connection()
+    attempt = _Attempt()
+    _attempt.set(attempt)
     send = partial(
         session.post,
         data=outgoing.body.rewritten(target.model),
         headers=request_headers(outgoing.headers, target, outgoing.request_id, outgoing.client),
         allow_redirects=False,
-        trace_request_ctx=connection,
         timeout=aiohttp.ClientTimeout(
             total=settings.answer_seconds,
             connect=settings.connect_seconds,  # with the name's resolution
@@ -211,7 +220,7 @@ async def forward(
         try:
             answer = await send(url)
         except _CLOSED_WHILE_IDLE as error:
-            if isinstance(error, aiohttp.ClientConnectorError) or not connection.reused:
+            if isinstance(error, aiohttp.ClientConnectorError) or attempt.connected:
                 raise  # it was never open, or opened for this request, which may be what broke it
             answer = await send(url)
     except aiohttp.ConnectionTimeoutError as error:
@@ -221,7 +230,7 @@ async def forward(
     except (aiohttp.ClientError, OSError, ValueError) as error:
         # A ValueError is an address or a header that cannot be sent.
         raise UpstreamUnavailable(f"the model's server cannot be reached ({type(error).__name__})") from error
-    if not 200 <= answer.status <= 599 or any(_UNSENDABLE.search(value) for _, value in answer.raw_headers):
+    if not 200 <= answer.status <= 599 or _UNSENDABLE.search(b"".join(value for _, value in answer.raw_headers)):
         answer.close()
         raise UpstreamUnavailable("the model's server answered with a status or a header that cannot be passed on")
     return UpstreamResponse(answer)
@@ -238,31 +247,43 @@ class UpstreamResponse(Response):
         self.upstream = upstream
         self.status_code = upstream.status
         self.background = None
-        dropped = _NOT_RETURNED | _connection_options(upstream.headers.getall("connection", []))
-        headers = ((name.lower(), value) for name, value in upstream.raw_headers)
-        self.raw_headers = [(name, value) for name, value in headers if name.decode("latin-1") not in dropped]
+        dropped = _NOT_RETURNED
+        if options := upstream.headers.getall("connection", None):
+            dropped |= {option.encode() for option in _connection_options(options)}
+        headers = [(name.lower(), value) for name, value in upstream.raw_headers]
+        self.raw_headers = [header for header in headers if header[0] not in dropped]
+
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        """Add these, in ASCII, in place of the upstream's of the same names."""
+        own = {name.lower().encode(): value.encode() for name, value in headers.items()}
+        self.raw_headers = [*(header for header in self.raw_headers if header[0] not in own), *own.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(cancel_when_gone, receive, group.cancel_scope)
-                await self._pass_on(send)
-                group.cancel_scope.cancel()
+            await self._pass_on(send)
         finally:
             self.upstream.close()  # back to the pool if it was read to its end, cut otherwise
 
     async def _pass_on(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        content = self.upstream.content
+        more = True
         try:
-            async for chunk in self.upstream.content.iter_any():
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            while more:
+                self._acknowledge()
+                chunk = await content.readany()
+                more = not content.at_eof()
+                await send({"type": "http.response.body", "body": chunk, "more_body": more})
         except (aiohttp.ClientError, OSError, TimeoutError):
             return  # no final message: the server cuts the connection
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    def _acknowledge(self) -> None:
+        """Tell the upstream's kernel at once what has come.
 
-async def cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    """Wait for the client to close its connection, then cancel `scope`."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
+        Some servers, Dynamo's frontend among them, send with Nagle's algorithm: the next small chunk waits until the
+        one before is acknowledged, which Linux puts off by up to 40 ms. It forgets this wish as soon as it has obeyed.
+        """
+        connection = self.upstream.connection
+        if connection is not None and connection.transport is not None and _QUICKACK is not None:
+            wire = connection.transport.get_extra_info("socket")
+            wire.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)

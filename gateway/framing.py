@@ -35,7 +35,7 @@ def _fault(headers: list[tuple[bytes, bytes]], http_version: str) -> str | None:
         return "the request has both Transfer-Encoding and Content-Length"
     if b"transfer-encoding" in names and http_version == "1.0":
         return "HTTP/1.0 knows no Transfer-Encoding"
-    for name, value in headers:
-        if _CONTROL.search(value):
-            return f"the header {name[:64].decode('latin-1')!r} holds control characters"
-    return None
+    if _CONTROL.search(b"".join(value for _, value in headers)) is None:
+        return None
+    name = next(name for name, value in headers if _CONTROL.search(value))
+    return f"the header {name[:64].decode('latin-1')!r} holds control characters"

@@ -1,5 +1,6 @@
 """How much is taken in hand at once: requests, and the bytes of their bodies."""
 
+import math
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,10 +13,19 @@ MAX_BODY_BYTES_IN_HAND = 512 * 1024 * 1024
 
 @dataclass(slots=True)
 class Load:
-    """What is in hand now."""
+    """What is in hand now. Several workers share the bounds: each takes its part."""
 
     requests: int = 0
     body_bytes: int = 0
+    workers: int = 1
+
+    def max_requests(self, of_all: int) -> int:
+        """This worker's part of the requests that all workers together may have in hand."""
+        return math.ceil(of_all / self.workers)
+
+    @property
+    def max_body_bytes(self) -> int:
+        return MAX_BODY_BYTES_IN_HAND // self.workers
 
 
 class LimitLoad:
@@ -32,7 +42,7 @@ class LimitLoad:
             await self.app(scope, receive, send)
             return
         load: Load = scope["state"]["router"].load
-        if load.requests >= scope["state"]["router"].config.settings.max_requests:
+        if load.requests >= load.max_requests(scope["state"]["router"].config.settings.max_requests):
             refusal = TooManyRequests("the gateway has as many requests in hand as it takes")
             await refusal.response()(scope, receive, send)
             return
@@ -54,11 +64,11 @@ class _CountedBody:
         self._receive = receive
 
     async def receive(self) -> Message:
-        """Raises TooManyRequests when all bodies in hand are more than MAX_BODY_BYTES_IN_HAND."""
+        """Raises TooManyRequests when all bodies in hand are more than fits."""
         message = await self._receive()
         if size := len(message.get("body", b"")):
             self.bytes += size
             self._load.body_bytes += size
-            if self._load.body_bytes > MAX_BODY_BYTES_IN_HAND:
+            if self._load.body_bytes > self._load.max_body_bytes:
                 raise TooManyRequests("the gateway has as many bytes of requests in hand as it takes")
         return message

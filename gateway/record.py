@@ -9,14 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.chat import Routed
 from gateway.errors import ShuttingDown, error_response
 
 _log = logging.getLogger(__name__)
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class RecordRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        watched = _Watched(receive, send, _request_id(Headers(scope=scope)))
+        watched = _Watched(receive, send, _request_id(scope))
         scope.setdefault("state", {})["request_id"] = watched.request_id
         try:
             await self.app(scope, watched.receive, watched.send)
@@ -97,7 +96,8 @@ class _Watched:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message)["x-request-id"] = self.request_id
+            kept = (header for header in message["headers"] if header[0] != b"x-request-id")
+            message["headers"] = [*kept, (b"x-request-id", self.request_id.encode())]
             self._status = message["status"]
         elif message["type"] == "http.response.body":
             if self._first_byte is None:
@@ -122,7 +122,7 @@ class _Watched:
         )
 
 
-def _request_id(headers: Headers) -> str:
+def _request_id(scope: Scope) -> str:
     """The client's own id when it can stand in a header and a log line, else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,6 +1,7 @@
 """How the HTTP server runs: where it listens, how long it waits, how it ends."""
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -45,6 +46,7 @@ class Server(uvicorn.Server):
                 log_config=None,  # its messages go the way of ours
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # nothing here asks who the client is, or how it came
                 loop="uvloop",
                 # Not httptools: on `Connection: upgrade` it reads the body as a second request. h11 also bounds the
                 # headers.
@@ -61,8 +63,6 @@ class Server(uvicorn.Server):
 
     def serve_on(self, sockets: list[socket.socket]) -> bool:
         """Serve until told to end; False when it could not start."""
-        for each in sockets:
-            _log.info("listening on %s port %d", *each.getsockname()[:2])
         with suppress(KeyboardInterrupt):  # uvicorn raises the signal that ended it once more
             self.run(sockets)
         return self.started
@@ -133,11 +133,24 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
+def say_where(sockets: Iterable[socket.socket]) -> None:
+    """Log what is listened on."""
+    for each in sockets:
+        _log.info("listening on %s port %d", *each.getsockname()[:2])
+
+
 def raise_file_limit() -> None:
     """As many open files as the system lets: a running stream holds two sockets, and the usual soft limit is 1,024."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):  # where no limit is set, some systems still take none
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def collect_less() -> None:
+    """Spare the garbage collector what stays for good, and let it look less often: requests leave hardly any cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def close(sockets: Iterable[socket.socket]) -> None:

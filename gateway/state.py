@@ -59,10 +59,11 @@ class State:
 
 
 @asynccontextmanager
-async def open_state(config: Config) -> AsyncIterator[State]:
-    """Clients for every Triton and upstream in `config`, closed in the end."""
+async def open_state(config: Config, workers: int = 1) -> AsyncIterator[State]:
+    """Clients for every Triton and upstream in `config`, closed in the end; for one of so many workers."""
     async with AsyncExitStack() as stack:
-        state = State(config, await stack.enter_async_context(open_session(config.upstream_ca_file)))
+        session = await stack.enter_async_context(open_session(config.upstream_ca_file))
+        state = State(config, session, load=Load(workers=workers))
         stack.push_async_callback(state.close)
         state.adopt(config)
         yield state

@@ -72,6 +72,9 @@ class JsonFormatter(logging.Formatter):
 
 def configure_logging(stream: TextIO = sys.stdout) -> None:
     """Send everything that is logged to `stream`, a line of JSON each."""
+    # Not in our lines, and dear to find out (the logging module's own advice on its cost).
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,5 +1,9 @@
 """Prometheus metrics. Labels are names out of the configuration and Triton's labels: never a client's text."""
 
+import asyncio
+from collections.abc import Mapping
+from typing import Literal
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.requests import Request
@@ -7,17 +11,24 @@ from starlette.responses import Response
 
 from gateway.chat import Routed
 from gateway.config import RouteLLMPolicy
+from gateway.observe import shared
 from gateway.record import Record
 from gateway.state import State
+from gateway.targets import Eligibility
+
+Mode = Literal["livesum", "livemin"]
 
 # A GPU decides in a few milliseconds, two CPU cores in tens; the default deadline is one second.
 _DECISION_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # Answers take from tens of milliseconds (a short one's first byte) to minutes (a long one's last).
 _ANSWER_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
+SHOW_SECONDS = 1.0
+"""How old a worker's state may be in another one's answer."""
+
 
 class Metrics:
-    """The metrics of one application, in a registry of their own."""
+    """The metrics of one application, in a registry of their own; `multiprocess_mode` is how workers' gauges add up."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -49,12 +60,14 @@ class Metrics:
             "llm_router_routellm_threshold",
             "Of a policy that holds a share of strong calls: the last threshold.",
             ("policy",),
+            multiprocess_mode="livemostrecent",
             registry=self.registry,
         )
         self.strong_share = Gauge(
             "llm_router_routellm_strong_share",
             "Of a policy that holds it: the share of strong ones among its last thousand decisions.",
             ("policy",),
+            multiprocess_mode="livemostrecent",
             registry=self.registry,
         )
         self.decision_seconds = Histogram(
@@ -78,6 +91,7 @@ class Metrics:
             buckets=_ANSWER_BUCKETS,
             registry=self.registry,
         )
+        self._state = _StateMetrics(self.registry)
 
     def count(self, record: Record) -> None:
         """Observer."""
@@ -109,36 +123,65 @@ class Metrics:
 
     async def endpoint(self, request: Request) -> Response:
         """`GET /metrics`."""
-        content = generate_latest(self.registry) + generate_latest(state_now(request.state.router))
+        self._state.show(request.state.router)
+        content = generate_latest(shared.sum_of_all() if shared.is_shared() else self.registry)
         return Response(content, headers={"content-type": CONTENT_TYPE_LATEST})
 
+    async def keep_shown(self, state: State) -> None:
+        """One worker's state, for the `/metrics` of the others; never returns."""
+        while True:
+            self._state.show(state)
+            await asyncio.sleep(SHOW_SECONDS)
 
-def state_now(state: State) -> CollectorRegistry:
+
+class _StateMetrics:
     """What is so at this moment, as opposed to what happened to requests."""
-    registry = CollectorRegistry()
 
-    def gauge(name: str, documentation: str, value: float) -> None:
-        Gauge(f"llm_router_{name}", documentation, registry=registry).set(value)
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def gauge(name: str, documentation: str, labels: tuple[str, ...] = (), mode: Mode = "livesum") -> Gauge:
+            return Gauge(f"llm_router_{name}", documentation, labels, registry=registry, multiprocess_mode=mode)
 
-    gauge("requests_in_hand", "POST requests being answered, running streams included.", state.load.requests)
-    gauge("body_bytes_in_hand", "Bytes of their bodies.", state.load.body_bytes)
-    gauge("max_requests", "Requests past which the gateway answers 429.", state.config.settings.max_requests)
-    gauge("decision_cache_entries", "Decisions remembered now.", len(state.cache))
-    gauge("decision_cache_capacity", "Decisions remembered at most; 0: the cache is off.", state.cache.entries)
-    gauge(
-        "config_in_force",
-        "1 when the configuration file as it is now is in force, 0 when it was refused.",
-        not state.faults,
-    )
-    cache = Counter("llm_router_decision_cache", "Decisions looked up.", ("result",), registry=registry)
-    cache.labels("hit").inc(state.cache.hits)
-    cache.labels("miss").inc(state.cache.misses)
-    reloads = Counter("llm_router_config_reloads", "Changed configurations.", ("result",), registry=registry)
-    for result, count in state.reloads.items():
-        reloads.labels(result).inc(count)
-    eligible = Gauge(
-        "llm_router_target_eligible", "1 when a model can take requests now.", ("upstream", "model"), registry=registry
-    )
-    for target in state.eligibility.followed:
-        eligible.labels(target.api_base, target.model).set(state.eligibility.eligible(target))
-    return registry
+        self._requests = gauge("requests_in_hand", "POST requests being answered, running streams included.")
+        self._body_bytes = gauge("body_bytes_in_hand", "Bytes of their bodies.")
+        self._max_requests = gauge("max_requests", "Requests past which the gateway answers 429.")
+        self._entries = gauge("decision_cache_entries", "Decisions remembered now.")
+        self._capacity = gauge("decision_cache_capacity", "Decisions remembered at most; 0: the cache is off.")
+        self._in_force = gauge(
+            "config_in_force",
+            "1 when the configuration file as it is now is in force, 0 when it was refused.",
+            mode="livemin",
+        )
+        self._eligible = gauge(
+            "target_eligible", "1 when a model can take requests now.", ("upstream", "model"), mode="livemin"
+        )
+        self._followed: set[tuple[str, str]] = set()
+        self._lookups = Counter("llm_router_decision_cache", "Decisions looked up.", ("result",), registry=registry)
+        self._reloads = Counter("llm_router_config_reloads", "Changed configurations.", ("result",), registry=registry)
+        self._counted: dict[tuple[Counter, str], int] = {}
+
+    def show(self, state: State) -> None:
+        self._requests.set(state.load.requests)
+        self._body_bytes.set(state.load.body_bytes)
+        self._max_requests.set(state.load.max_requests(state.config.settings.max_requests))
+        self._entries.set(len(state.cache))
+        self._capacity.set(state.cache.entries)
+        self._in_force.set(not state.faults)
+        self._count_on(self._lookups, {"hit": state.cache.hits, "miss": state.cache.misses})
+        self._count_on(self._reloads, state.reloads)
+        self._show_targets(state.eligibility)
+
+    def _count_on(self, counter: Counter, counts: Mapping[str, int]) -> None:
+        """Up to what the state itself has counted. A new cache begins at 0 again."""
+        for result, count in counts.items():
+            before = self._counted.get((counter, result), 0)
+            counter.labels(result).inc(count - before if count >= before else count)
+            self._counted[counter, result] = count
+
+    def _show_targets(self, eligibility: Eligibility) -> None:
+        followed = {(target.api_base, target.model): target for target in eligibility.followed}
+        for gone in self._followed - followed.keys():
+            self._eligible.labels(*gone).set(0)  # workers' files forget no label
+            self._eligible.remove(*gone)
+        self._followed = set(followed)
+        for labels, target in followed.items():
+            self._eligible.labels(*labels).set(eligibility.eligible(target))

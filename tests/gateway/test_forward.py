@@ -2,6 +2,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import anyio
 import httpx2
@@ -13,6 +14,8 @@ from gateway.config import Settings
 from gateway.errors import GatewayError, UpstreamTimeout, UpstreamUnavailable
 from gateway.forward import Outgoing, forward, open_session, request_headers
 from gateway.policy import Target
+from scripts.local.dynamo import DemoDynamo
+from scripts.local.process import free_port
 from tests.conftest import DEFAULT_CONFIG, StartGateway
 from tests.gateway.client import chat
 
@@ -156,6 +159,37 @@ def test_a_key_for_the_gateway_stays_there() -> None:
     headers = Headers({"authorization": "Bearer client", "x-api-key": "client", "x-kept": "1"})
     sent = request_headers(headers, Target("http://x", "m"), "id", client="alice")
     assert sent == [("x-kept", "1"), ("x-request-id", "id")]
+
+
+@pytest.fixture
+def quick_dynamo(tmp_path: Path) -> Iterator[DemoDynamo]:
+    """One that has a token each half millisecond: sooner than an acknowledgement that is put off."""
+    dynamo = DemoDynamo(free_port(), ["quick"], tmp_path / "dynamo", speedup=20)
+    try:
+        dynamo.start()
+        dynamo.wait()
+        yield dynamo
+    finally:
+        dynamo.stop()
+
+
+def test_small_chunks_do_not_wait_for_each_other(start_gateway: StartGateway, quick_dynamo: DemoDynamo) -> None:
+    """Streams from Dynamo come through token by token on kept connections, too: some sixty reads each, not two.
+
+    Dynamo's frontend sends with Nagle's algorithm on. For a client that puts off its acknowledgements, as Linux does by
+    default for up to 40 ms on a connection that is kept, it holds everything back after the first small packet. Counted
+    are reads, and no time.
+    """
+    tokens = 64
+    gateway = start_gateway(DEFAULT_CONFIG.read_text(), DYNAMO_API_BASE=quick_dynamo.url)
+    body = chat("hi", model="quick", stream=True) | {"max_tokens": tokens, "ignore_eos": True}
+    counts = []
+    for _ in range(16):  # not each of them would have to wait
+        with httpx2.stream("POST", f"{gateway.url}/v1/chat/completions", json=body, timeout=60) as answer:
+            reads = list(answer.iter_raw())
+        assert b"".join(reads).count(b"data: {") >= tokens
+        counts.append(len(reads))
+    assert min(counts) > tokens / 8
 
 
 def test_an_answer_takes_its_time_in_all(start_gateway: StartGateway) -> None:
