@@ -17,15 +17,15 @@ from scripts.benchmarking.figures import number
 from scripts.benchmarking.gateway import measure_gateway, measure_growth
 from scripts.benchmarking.prompts import DEFAULT, PromptsError, read_texts
 from scripts.benchmarking.record import PLOTS, RECORD, add_part, load_record, results_of, save_record, values_of
-from scripts.benchmarking.rounds import Run, Values
+from scripts.benchmarking.rounds import Kept, Run, Values
 from scripts.evaluating.ask import TritonError
 from scripts.local.process import StartError, lock_folder
 from scripts.local.triton import ROOT
 
 PARTS: Mapping[str, Callable[[Run], Values]] = {
     "deberta": lambda run: measure_decisions(run, run.deberta()),
-    "embedded": lambda run: measure_decisions(run, None),
     "deberta-curves": lambda run: measure_curves(run, run.deberta()),
+    "embedded": lambda run: measure_decisions(run, None),
     "embedded-curves": lambda run: measure_curves(run, None),
     "gateway": measure_gateway,
     "growth": measure_growth,
@@ -88,10 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         texts = read_texts(options.prompts)
-        with lock_folder(options.state):
+        rounds = 1 if options.quick else options.rounds
+        with lock_folder(options.state), Kept() as kept:
             shown = load_record(Path("/nonexistent"))
             for name in options.only or PARTS:
-                run = Run(options.state.absolute(), texts, 1 if options.quick else options.rounds, options.quick)
+                run = Run(options.state.absolute(), texts, kept, rounds, options.quick)
                 run.notes["prompts"] = _shown(options.prompts)
                 values = PARTS[name](run)
                 shown = add_part(shown, name, values, run)

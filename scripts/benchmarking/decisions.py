@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +30,8 @@ CONCURRENCIES = (1, 4, 16, 64)
 _MANY, _FEW = 64, 8
 _COMPARED = 8  # prompts on which both must agree before anything is timed
 _MOST_REQUESTS = 20_000
+_SLOW_CONCURRENCIES = (1, 16)  # it takes one prompt after the other: its throughput is the same whoever waits
+_MOST_ROUNDS = 3  # of the curves, which are many points and no promise
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,11 @@ class Bench:
         return self.perf.measure(triton.grpc_url, TASK, self.data[band], concurrency, requests)
 
     def plan(self, band: str, concurrency: int, seconds: float) -> int:
-        """How many requests of ours take about so long; at least two for each client."""
+        """How many requests of ours take about so long; at least two for each client, but one when quick."""
+        if self.run.quick:
+            return max(concurrency, 8)
         warm = self.measure(self.ours, band, concurrency, max(concurrency, 8))
-        return multiple(warm.rate * self.run.seconds(seconds), concurrency)
+        return multiple(warm.rate * seconds, concurrency)
 
 
 def multiple(requests: float, concurrency: int) -> int:
@@ -63,7 +67,8 @@ def multiple(requests: float, concurrency: int) -> int:
 
 def measure_decisions(run: Run, checkpoint: Path | None) -> Values:
     """`checkpoint`: None for the embedded one. Raises StartError, PromptsError, TritonError."""
-    with _bench(run, checkpoint) as bench, limit(checkpoint or EMBEDDED) as bare:
+    bench = _bench(run, checkpoint)
+    with limit(checkpoint or EMBEDDED) as bare:
         run.notes["threads of the limit"] = str(bare.threads)
         run.notes["prompts with the same answers"] = _agreement(bench)
         mixed = bench.bands["mixed"]
@@ -78,10 +83,10 @@ def measure_decisions(run: Run, checkpoint: Path | None) -> Values:
 def _steps(bench: Bench, bare: Limit, way: Way) -> list[Step]:
     ours, blueprint = bench.ours, bench.blueprint
     about = bench.bands["about_64"]
-    few = 4 if bench.slow else 16
-    load = multiple(0, 16) if bench.run.quick else 32
+    few = 4 if bench.slow or bench.run.quick else 16
+    load = 8 if bench.run.quick else 32
     alone = bench.plan("about_64", 1, 2.0)
-    mixed = multiple(0, _MANY) if bench.run.quick else bench.plan("mixed", _MANY, 6.0)
+    mixed = bench.plan("mixed", _MANY, 6.0)
     eight = bench.plan("mixed", _FEW, 4.0)
     loaded = bench.plan("about_64", load, 4.0)
     return [
@@ -147,27 +152,30 @@ def _agreement(bench: Bench) -> str:
 
 def measure_curves(run: Run, checkpoint: Path | None) -> Values:
     """Ours and the blueprint's behaviour, over concurrency and length. Raises StartError, PromptsError."""
-    with _bench(run, checkpoint) as bench:
-        lengths = LENGTHS[:1] if run.quick else LENGTHS
-        concurrencies = (1, 4) if run.quick else CONCURRENCIES
-        steps: list[Step] = []
-        once: list[Step] = []
-        for band in lengths:
-            for concurrency in concurrencies:
-                name = f"{band}.{concurrency}"
-                requests = bench.plan(band, concurrency, 2.0)
-                steps.append(partial(_task, bench, bench.ours, f"ours.{name}", band, concurrency, requests))
-                if bench.slow and concurrency not in (1, 16):
-                    continue  # it takes one prompt after the other: its throughput is the same whoever waits
-                asked = max(2 if bench.slow else 8, concurrency)
-                baseline = partial(_task, bench, bench.blueprint, f"blueprint.{name}", band, concurrency, asked)
-                (once if bench.slow else steps).append(baseline)
-        values = interleave("curves", steps, min(run.rounds, 3))
-        return values | interleave("curves of the blueprint", once, 1)
+    bench = _bench(run, checkpoint)
+    steps: list[Step] = []
+    once: list[Step] = []
+    for band in LENGTHS[:1] if run.quick else LENGTHS:
+        for concurrency in CONCURRENCIES[:2] if run.quick else CONCURRENCIES:
+            name = f"{band}.{concurrency}"
+            requests = bench.plan(band, concurrency, 2.0)
+            steps.append(partial(_task, bench, bench.ours, f"ours.{name}", band, concurrency, requests))
+            if bench.slow and concurrency not in _SLOW_CONCURRENCIES:
+                continue
+            asked = max(2 if bench.slow else 8, concurrency)
+            baseline = partial(_task, bench, bench.blueprint, f"blueprint.{name}", band, concurrency, asked)
+            (once if bench.slow else steps).append(baseline)
+    values = interleave("curves", steps, min(run.rounds, _MOST_ROUNDS))
+    return values | interleave("curves of the blueprint", once, 1)
+
+
+def _bench(run: Run, checkpoint: Path | None) -> Bench:
+    """With its servers running; for this run, whatever run they were started for."""
+    return replace(run.kept.enter(("decisions", checkpoint), lambda: _started(run, checkpoint)), run=run)
 
 
 @contextmanager
-def _bench(run: Run, checkpoint: Path | None) -> Iterator[Bench]:
+def _started(run: Run, checkpoint: Path | None) -> Iterator[Bench]:
     bands = sort_into_bands(run.texts, load_checkpoint(checkpoint or EMBEDDED))
     folder = run.folder / "data"
     folder.mkdir(parents=True, exist_ok=True)

@@ -41,18 +41,22 @@ _NEW_IN_TEN = frozenset({"decided", "cached"})
 
 def measure_gateway(run: Run) -> Values:
     """Raises StartError, PromptsError."""
-    with running_rig(run) as rig:
-        steps: list[Step] = []
-        for kind, concurrency, way in itertools.product(KINDS, CONCURRENCIES, WAYS):
-            steps.append(partial(_point, run, rig, way, kind, concurrency))
-        tokens = 32 if run.quick else _PACED_TOKENS
-        for tokens_each, name in ((tokens, "paced"), (_SHORT_TOKENS, "paced-short")):
-            steps.append(partial(_paced, rig, rig.paced, f"direct.{name}", tokens_each))
-            steps.append(partial(_paced, rig, rig.paced_gateway, f"gateway.{name}", tokens_each))
-        steps.append(partial(_cache_hit, rig, 500 if run.quick else _HITS))
-        for way in WAYS:
-            _point(run, rig, way, "whole", 16)  # warm
-        return interleave("gateway", steps, run.rounds)
+    rig = _rig(run)
+    steps: list[Step] = []
+    for kind, concurrency, way in itertools.product(KINDS, CONCURRENCIES, WAYS):
+        steps.append(partial(_point, run, rig, way, kind, concurrency))
+    tokens = 32 if run.quick else _PACED_TOKENS
+    for tokens_each, name in ((tokens, "paced"), (_SHORT_TOKENS, "paced-short")):
+        steps.append(partial(_paced, rig, rig.paced, f"direct.{name}", tokens_each))
+        steps.append(partial(_paced, rig, rig.paced_gateway, f"gateway.{name}", tokens_each))
+    steps.append(partial(_cache_hit, rig, 500 if run.quick else _HITS))
+    for way in WAYS:
+        _point(run, rig, way, "whole", 16)  # warm
+    return interleave("gateway", steps, run.rounds)
+
+
+def _rig(run: Run) -> Rig:
+    return run.kept.enter("rig", lambda: running_rig(run))
 
 
 def _point(run: Run, rig: Rig, way: str, kind: str, concurrency: int) -> Found:
@@ -141,11 +145,12 @@ def measure_growth(run: Run) -> Values:
     first, last = (300, 900) if run.quick else (10_000, 100_000)
     run.notes["requests"] = f"{first:,} and {last:,}"
     values: Values = {}
-    with running_rig(run, cached=True) as rig, tqdm(total=last, desc="growth", unit="request", disable=None) as bar:
+    rig = _rig(run)
+    with tqdm(total=last, desc="growth", unit="request", disable=None) as bar:
         bodies = _one_in_ten_new(rig)
         for name, requests in (("first", first), ("last", last - first)):
             _ask(rig, itertools.islice(bodies, requests), bar)
-            held = {"gateway": rig.gateway.processes[0].pid, "triton": servers.pid(rig.triton)}
+            held = {"gateway": rig.remembering.processes[0].pid, "triton": servers.pid(rig.triton)}
             for process, leader in held.items():
                 values[f"{process}.{name}_mib"] = [memory(leader).pss]
     return values
@@ -157,7 +162,7 @@ def _ask(rig: Rig, bodies: Iterator[bytes], bar: tqdm) -> Seen:
             bar.update()
             yield each
 
-    return load(rig.gateway.url, counted(), 16, _NEW_IN_TEN)
+    return load(rig.remembering.url, counted(), 16, _NEW_IN_TEN)
 
 
 def _one_in_ten_new(rig: Rig) -> Iterator[bytes]:

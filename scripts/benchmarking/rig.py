@@ -24,7 +24,8 @@ from scripts.local.process import Process, StartError, ask, free_port, wait_unti
 from scripts.local.triton import Triton
 
 MODEL = "benchmark-model"
-POLICY = "task_router"
+CONFIG = "config.yaml"
+WITHOUT_CACHE = {"cache_entries": 0}
 FAST = 1000.0  # Dynamo's engine answers at once: what is measured is the way to it
 PACED = 0.5  # about 90 tokens per second for each stream, as a large model on a GPU
 _READY_SECONDS = 60.0
@@ -69,13 +70,15 @@ class Server:
 
 @dataclass(frozen=True)
 class Rig:
-    """Everything running. `gateway` and `nginx` are in front of `direct`, `paced_gateway` of `paced`."""
+    """Everything running. `gateway`, `remembering` and `nginx` are in front of `direct`, `paced_gateway` of `paced`."""
 
     triton: Triton
     direct: Server
     paced: Server
     gateway: Server
     paced_gateway: Server
+    remembering: Server
+    """As `gateway`, but with its cache of decisions on."""
     nginx: Server
     prompts: tuple[str, ...]
     """Short ones: what is measured here is not the network."""
@@ -88,13 +91,13 @@ class Rig:
 
     @property
     def config(self) -> Path:
-        """The configuration that the gateway was started with, but for its cache: that is on."""
-        return self.gateway.processes[0].log.parent / "cached.yaml"
+        """The configuration of `remembering`, but for its variables."""
+        return self.remembering.processes[0].log.parent / CONFIG
 
 
 @contextmanager
-def running_rig(run: Run, *, cached: bool = False) -> Iterator[Rig]:
-    """Started and answering; the gateway remembers decisions only when `cached`. Raises StartError."""
+def running_rig(run: Run) -> Iterator[Rig]:
+    """Started and answering. Raises StartError."""
     bands = sort_into_bands(run.texts, load_checkpoint(EMBEDDED))
     prompts = tuple(prompt.text for prompt in bands["short"])
     triton = servers.ours(run.folder / "ours", None)
@@ -108,12 +111,13 @@ def running_rig(run: Run, *, cached: bool = False) -> Iterator[Rig]:
         for dynamo in (fast, paced):
             dynamo.wait()
         folder = run.folder / "gateway"
-        gateway = stack.enter_context(_gateway(triton, fast.url, folder / "fast", cached))
-        paced_gateway = stack.enter_context(_gateway(triton, paced.url, folder / "paced", cached))
+        gateway = stack.enter_context(_gateway(triton, fast.url, folder / "fast", WITHOUT_CACHE))
+        paced_gateway = stack.enter_context(_gateway(triton, paced.url, folder / "paced", WITHOUT_CACHE))
+        remembering = stack.enter_context(_gateway(triton, fast.url, folder / "remembering", {}))
         nginx = stack.enter_context(_nginx(fast.port, run.folder / "nginx"))
         direct = Server(fast.url, tuple(fast.processes))
         slow = Server(paced.url, tuple(paced.processes))
-        yield Rig(triton, direct, slow, gateway, paced_gateway, nginx, prompts, itertools.count())
+        yield Rig(triton, direct, slow, gateway, paced_gateway, remembering, nginx, prompts, itertools.count())
 
 
 def write_config(file: Path, settings: Mapping[str, object]) -> Path:
@@ -121,17 +125,16 @@ def write_config(file: Path, settings: Mapping[str, object]) -> Path:
     labels = known_labels("task_router_ensemble") or ()
     llms = [{"name": label, "api_base": "${DYNAMO_API_BASE}", "model": MODEL} for label in labels]
     url = "http://triton:8000/v2/models/task_router_ensemble/infer"
-    policy = {"name": POLICY, "url": url, "timeout_ms": 60_000, "llms": llms}
+    policy = {"name": "task_router", "url": url, "timeout_ms": 60_000, "llms": llms}
     tree = {"gateway": dict(settings), "policies": [policy]} if settings else {"policies": [policy]}
     file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
     return file
 
 
 @contextmanager
-def _gateway(triton: Triton, upstream: str, folder: Path, cached: bool) -> Iterator[Server]:
+def _gateway(triton: Triton, upstream: str, folder: Path, settings: Mapping[str, object]) -> Iterator[Server]:
     folder.mkdir(parents=True, exist_ok=True)
-    remembering = write_config(folder / "cached.yaml", {})
-    config = remembering if cached else write_config(folder / "config.yaml", {"cache_entries": 0})
+    config = write_config(folder / CONFIG, settings)
     port = free_port()
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(config), "--port", str(port)]
     environ = os.environ | {"DYNAMO_API_BASE": upstream, "TRITON_GRPC_URL": triton.grpc_url}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Self, TypeVar
 
 from tqdm import tqdm
 
@@ -17,6 +19,32 @@ Values = dict[str, list[float]]
 """What was measured, by name, one value for each round."""
 
 
+_T = TypeVar("_T")
+
+
+class Kept:
+    """Servers that stay for the next part when that needs the same ones. To be used in a `with` statement."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._found: tuple[object, Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._found = None
+        self._stack.close()
+
+    def enter(self, key: object, start: Callable[[], AbstractContextManager[_T]]) -> _T:
+        """What was started last, when that was under the same key; else it is stopped, and `start` has its turn."""
+        if self._found is None or self._found[0] != key:
+            self.__exit__()
+            self._found = (key, self._stack.enter_context(start()))
+        found: _T = self._found[1]
+        return found
+
+
 @dataclass
 class Run:
     """How a run of this command measures."""
@@ -24,6 +52,7 @@ class Run:
     folder: Path
     """Where servers' files, checkpoints and tools are kept."""
     texts: Sequence[str]
+    kept: Kept
     rounds: int = 5
     quick: bool = False
     notes: dict[str, str] = field(default_factory=dict)

@@ -107,9 +107,9 @@ def test_a_chunk_costs_what_longer_streams_cost_more() -> None:
 
 def test_parts_of_another_machine_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page never mixes machines; parts of the same one stay beside a new one."""
-    from scripts.benchmarking.rounds import Run
+    from scripts.benchmarking.rounds import Kept, Run
 
-    run = Run(Path(), [])
+    run = Run(Path(), [], Kept())
     first = record.add_part({"machine": None, "parts": {}}, "gateway", {"a": [1.23456789]}, run)
     both = record.add_part(first, "growth", {"b": [2.0]}, run)
     assert both["parts"].keys() == {"gateway", "growth"}
