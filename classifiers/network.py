@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, DebertaV2Config
+from transformers import AutoConfig, AutoModel, DebertaV2Config, DebertaV2Model
 from transformers.initialization import no_init_weights
 
 from classifiers import nvidia
+from classifiers.bert import PackedBert, is_plain_bert
 from classifiers.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -24,16 +25,15 @@ from classifiers.checkpoint import (
     nvidia_sizes,
     read_shapes,
 )
-from classifiers.encoder import FusedBert, can_fuse
-
-# Vectors are averaged over a prompt's tokens; a prompt without tokens would divide by 0.
-_LEAST_TOKENS = 1e-9
+from classifiers.deberta import PackedDeberta
+from classifiers.packing import Packed, pack, pool
 
 
 class PromptClassifier(nn.Module):
     """Token ids to logits: the encoder's vectors, averaged over each prompt's tokens, through all heads at once."""
 
     def __init__(self, encoder: nn.Module, logits_size: int) -> None:
+        """`encoder` gives vectors [P, hidden] of a `Packed`, and has transformers' config."""
         super().__init__()
         self.encoder = encoder
         config: Any = encoder.config
@@ -42,30 +42,39 @@ class PromptClassifier(nn.Module):
         # One layer with all heads' rows, in head order: the same sums as a layer for each head.
         self.heads = nn.Linear(config.hidden_size, logits_size)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Logits [N, logits_size] float32 of ids and mask [N, T], both int64; without a mask every id is read."""
-        hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        # Pooling and heads stay in float32 whatever precision the encoder runs in: the published class does so, and
-        # they cost nothing.
-        with torch.autocast(hidden.device.type, enabled=False):
-            logits: Tensor = self.heads(mean_pool(hidden.float(), attention_mask))
+    def forward(self, packed: Packed) -> Tensor:
+        """Logits [prompts, logits_size] float32, in the order in which the prompts stand in `packed`.
+
+        Pooling and heads are in float32 whatever precision the encoder runs in: the published class does so, and they
+        cost nothing.
+        """
+        logits: Tensor = self.heads(pool(self.encoder(packed), packed.groups))
         return logits
 
     def classify(self, batches: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Logits [n_i, logits_size] float32 for each request's `input_ids` [n_i, T_i], padded with -1 on the right.
 
-        All rows of all requests go through the network together, padded to the longest of them. Each batch should
-        have passed `check_ids`: a bad id here fails all of them, and on a GPU all that come after.
+        Each batch should have passed `check_ids`: a bad id here fails all of them, and on a GPU all that come after.
         """
-        counts = [len(batch) for batch in batches]
-        if not sum(counts):
-            return [np.empty((0, self.heads.out_features), dtype=np.float32) for _ in counts]
-        stacked = _stack(batches)
-        padded = bool((stacked < 0).any())  # asked here, where it needs no wait for a GPU
-        ids = torch.from_numpy(stacked).to(self.heads.weight.device)
-        with torch.inference_mode():
-            logits = self(ids.clamp(min=0), (ids >= 0).long() if padded else None).cpu().numpy()
-        return np.split(logits, np.cumsum(counts)[:-1])
+        answers = dict(self.answers(batches))
+        return [answers[number] for number in range(len(batches))]
+
+    def answers(self, batches: Sequence[NDArray[np.int32]]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """As `classify`, but each request's number and logits as soon as they are there: short prompts' first."""
+        logits = [np.empty((len(batch), self.heads.out_features), dtype=np.float32) for batch in batches]
+        missing = [len(batch) for batch in batches]
+        yield from ((number, logits[number]) for number, count in enumerate(missing) if not count)
+        places = [(number, row) for number, batch in enumerate(batches) for row in range(len(batch))]
+        rows = [batches[number][row] for number, row in places]
+        for packed in pack([row[row >= 0] for row in rows], str(self.heads.weight.device)):
+            with torch.inference_mode():
+                values = self(packed).cpu().numpy()
+            for prompt, value in zip(packed.prompts, values, strict=True):
+                number, row = places[prompt]
+                logits[number][row] = value
+                missing[number] -= 1
+                if not missing[number]:
+                    yield number, logits[number]
 
     def check_ids(self, input_ids: NDArray[np.int32]) -> None:
         """Raises ValueError unless `input_ids` is what `classify` takes: [n, T] ids of the vocabulary, then -1."""
@@ -84,14 +93,51 @@ class PromptClassifier(nn.Module):
             raise ValueError(f"input_ids has a row of more than {self.max_positions} tokens")
 
 
-def load_network(checkpoint: Checkpoint, device: str = "cpu") -> PromptClassifier:
-    """The checkpoint's network in float32, ready to classify on `device` ("cpu", "cuda:0").
+class LibraryEncoder(nn.Module):
+    """Any encoder of the transformers library, called group by group: for training, and for those that have no packed
+    form here."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.config = module.config
+
+    def forward(self, packed: Packed) -> Tensor:
+        """The vectors [P, hidden] after the last layer."""
+        vectors = []
+        for group in packed.groups:
+            ids = packed.ids[group.places].view(group.prompts, group.length)
+            mask = None if group.mask is None else group.mask.long()
+            vectors.append(self.module(input_ids=ids, attention_mask=mask).last_hidden_state.flatten(0, 1))
+        return torch.cat(vectors)
+
+
+def load_network(checkpoint: Checkpoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PromptClassifier:
+    """The checkpoint's network, ready to classify on `device` ("cpu", "cuda:0"), its linear layers in `dtype`.
+
+    On a CPU the rest stays in float32; on a GPU the whole encoder is in `dtype`.
 
     Raises CheckpointError: a tensor is missing, unexpected or of the wrong shape, or the encoder is another file than
     the one that the adapters were trained for.
     """
-    network = _nvidia_network(checkpoint) if checkpoint.kind == "nvidia" else _softmax_network(checkpoint)
-    return network.requires_grad_(False).eval().to(device)
+    encoder = _nvidia_encoder(checkpoint) if checkpoint.kind == "nvidia" else _softmax_encoder(checkpoint)
+    network = PromptClassifier(serving_encoder(encoder, device, dtype), checkpoint.logits_size)
+    _fill_heads(network, checkpoint)
+    network.heads.to(device)
+    return network.requires_grad_(False).eval()
+
+
+def serving_encoder(encoder: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
+    """The encoder on `device`, in its packed form if there is one."""
+    encoder = encoder.requires_grad_(False).eval().to(device)
+    packed: nn.Module
+    if isinstance(encoder, DebertaV2Model):
+        packed = PackedDeberta(encoder, dtype)
+    elif is_plain_bert(encoder):
+        packed = PackedBert(encoder, dtype)
+    else:
+        packed = LibraryEncoder(encoder.to(dtype))
+    return packed if device == "cpu" else packed.to(dtype)
 
 
 def build_encoder(checkpoint: Checkpoint) -> nn.Module:
@@ -117,14 +163,12 @@ def load_encoder(encoder: Encoder) -> nn.Module:
     return module
 
 
-def _nvidia_network(checkpoint: Checkpoint) -> PromptClassifier:
+def _nvidia_encoder(checkpoint: Checkpoint) -> nn.Module:
     # Every value is filled in from the file below, so drawing random ones first would only cost seconds.
     with no_init_weights():
-        network = PromptClassifier(AutoModel.from_config(_deberta(nvidia_sizes(checkpoint))), checkpoint.logits_size)
-    _fill(network.encoder, checkpoint.weights_file, prefix="backbone.")
-    weights, biases = zip(*nvidia.head_tensors(), strict=True)
-    _fill_heads(network, checkpoint.weights_file, weights, biases)
-    return network
+        encoder: nn.Module = AutoModel.from_config(_deberta(nvidia_sizes(checkpoint)))
+    _fill(encoder, checkpoint.weights_file, prefix="backbone.")
+    return encoder
 
 
 def _deberta(sizes: nvidia.Sizes) -> DebertaV2Config:
@@ -150,18 +194,10 @@ def _deberta(sizes: nvidia.Sizes) -> DebertaV2Config:
     )
 
 
-def _softmax_network(checkpoint: Checkpoint) -> PromptClassifier:
+def _softmax_encoder(checkpoint: Checkpoint) -> nn.Module:
     encoder = build_encoder(checkpoint)
     _merge_adapters(encoder, checkpoint.weights_file)
-    network = PromptClassifier(FusedBert(encoder) if can_fuse(encoder) else encoder, checkpoint.logits_size)
-    names = [f"heads.{head.name}" for head in checkpoint.heads]
-    _fill_heads(
-        network,
-        checkpoint.weights_file,
-        [f"{name}.weight" for name in names],
-        [f"{name}.bias" for name in names],
-    )
-    return network
+    return encoder
 
 
 def _merge_adapters(encoder: nn.Module, file: Path) -> None:
@@ -189,27 +225,12 @@ def _fill(module: nn.Module, file: Path, prefix: str) -> None:
             target.copy_(tensors.get_tensor(prefix + name))
 
 
-def _fill_heads(network: PromptClassifier, file: Path, weights: Sequence[str], biases: Sequence[str]) -> None:
-    with safe_open(file, framework="pt") as tensors, torch.no_grad():
+def _fill_heads(network: PromptClassifier, checkpoint: Checkpoint) -> None:
+    if checkpoint.kind == "nvidia":
+        weights, biases = zip(*nvidia.head_tensors(), strict=True)
+    else:
+        names = [f"heads.{head.name}" for head in checkpoint.heads]
+        weights, biases = zip(*((f"{name}.weight", f"{name}.bias") for name in names), strict=True)
+    with safe_open(checkpoint.weights_file, framework="pt") as tensors, torch.no_grad():
         network.heads.weight.copy_(torch.cat([tensors.get_tensor(name) for name in weights]))
         network.heads.bias.copy_(torch.cat([tensors.get_tensor(name) for name in biases]))
-
-
-def mean_pool(hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean [N, hidden] of the vectors [N, T, hidden] where the mask [N, T] is 1; without a mask, of all."""
-    if mask is None:
-        return hidden.mean(dim=1)
-    mask = mask.float()
-    total = (hidden * mask.unsqueeze(-1)).sum(dim=1)
-    return total / mask.sum(dim=1, keepdim=True).clamp(min=_LEAST_TOKENS)
-
-
-def _stack(batches: Sequence[NDArray[np.int32]]) -> NDArray[np.int64]:
-    """All rows, padded with -1 to the longest row that has a token there; int64, as embeddings take it."""
-    longest = max(int((batch >= 0).sum(axis=1).max(initial=0)) for batch in batches)
-    ids = np.full((sum(map(len, batches)), longest), -1, dtype=np.int64)
-    start = 0
-    for batch in batches:
-        ids[start : start + len(batch), : min(batch.shape[1], longest)] = batch[:, :longest]
-        start += len(batch)
-    return ids

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from classifiers.checkpoint import CheckpointError, Encoder
-from classifiers.encoder import FusedBert, can_fuse
-from classifiers.network import load_encoder, mean_pool
+from classifiers.network import load_encoder, serving_encoder
+from classifiers.packing import pack, pool
 from classifiers.tokenizer import PromptTokenizer
 
 
@@ -55,24 +55,20 @@ class SentenceEncoder:
             )
         self.dimensions: int = config.hidden_size
         self._tokenizer = PromptTokenizer(local)
-        network = FusedBert(encoder) if can_fuse(encoder) else encoder
-        self._network = network.requires_grad_(False).eval().to(device)
+        self._network = serving_encoder(encoder, device, torch.float32)
         self._device = device
 
     def embed(self, prompts: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """The embeddings [N, dimensions] of the prompts, and `tokens` [N, 2]: tokens read and tokens in the prompt.
 
-        All prompts go through the encoder together, padded to the longest of them. A prompt of more than `max_tokens`
-        is read at its head and its tail.
+        A prompt of more than `max_tokens` is read at its head and its tail.
         """
         rows, tokens = self._tokenizer.encode(prompts)
-        if not len(rows):
-            return np.empty((0, self.dimensions), dtype=np.float32), tokens
-        ids = torch.from_numpy(rows.astype(np.int64)).to(self._device)
-        mask = (ids >= 0).long() if (rows < 0).any() else None
+        vectors = np.empty((len(rows), self.dimensions), dtype=np.float32)
         with torch.inference_mode():
-            hidden = self._network(input_ids=ids.clamp(min=0), attention_mask=mask).last_hidden_state
-            vectors = normalize(mean_pool(hidden, mask), dim=1).cpu().numpy()
+            for packed in pack([row[row >= 0] for row in rows], self._device):
+                means = pool(self._network(packed), packed.groups)
+                vectors[list(packed.prompts)] = normalize(means, dim=1).cpu().numpy()
         return vectors, tokens
 
 

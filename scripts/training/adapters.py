@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from classifiers.checkpoint import Checkpoint, adapted_layers
-from classifiers.network import PromptClassifier, build_encoder
+from classifiers.network import LibraryEncoder, PromptClassifier, build_encoder
 
 
 class LowRank(nn.Module):
@@ -36,13 +36,13 @@ def trainable_network(checkpoint: Checkpoint) -> PromptClassifier:
         outputs, inputs = shapes[f"{layer}.weight"]
         adapter = LowRank(outputs, inputs, checkpoint.adapter_rank)
         parametrize.register_parametrization(encoder.get_submodule(layer), "weight", adapter)
-    return PromptClassifier(encoder, checkpoint.logits_size)
+    return PromptClassifier(LibraryEncoder(encoder), checkpoint.logits_size)
 
 
 def save_adapters(network: PromptClassifier, checkpoint: Checkpoint, file: Path) -> None:
     """Writes what was trained: the adapters in float16 (half the size, no measurable loss), the heads in float32."""
     tensors: dict[str, Tensor] = {}
-    for name, module in network.encoder.named_modules():
+    for name, module in network.encoder.get_submodule("module").named_modules():
         if isinstance(module, LowRank):
             layer = name.removesuffix(".parametrizations.weight.0")
             tensors[f"adapters.{layer}.down"] = module.down.detach().half()

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from classifiers.checkpoint import Checkpoint
 from classifiers.network import PromptClassifier
-from classifiers.tokenizer import PADDING_ID, PromptTokenizer
+from classifiers.packing import pad
+from classifiers.tokenizer import PromptTokenizer
 from scripts.training.adapters import trainable_network
 from scripts.training.data import LABELLED, NO_LABEL, Row
 
@@ -63,12 +65,10 @@ def _loss(
     network: PromptClassifier,
     checkpoint: Checkpoint,
     rows: Sequence[Row],
-    encoded: Sequence[Tensor],
+    encoded: Sequence[NDArray[np.int32]],
     recipe: Recipe,
 ) -> Tensor:
-    ids = torch.nn.utils.rnn.pad_sequence(list(encoded), batch_first=True, padding_value=PADDING_ID)
-    mask = ids >= 0
-    logits = network(ids.clamp(min=0), mask.long())
+    logits = network(pad(encoded))
     known = torch.tensor([row.source.startswith(LABELLED) for row in rows])
     loss = torch.zeros(())
     for head, (one_by_one, other), truth in (
@@ -81,13 +81,13 @@ def _loss(
     return loss
 
 
-def _encode(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[Tensor]:
+def _encode(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[NDArray[np.int32]]:
     """Ids cut as they are when serving: to head and tail."""
     ids, _ = PromptTokenizer(checkpoint).encode([row.text.encode() for row in rows])
-    return [torch.from_numpy(row[row >= 0].astype(np.int64)) for row in ids]
+    return [row[row >= 0] for row in ids]
 
 
-def _batches(encoded: Sequence[Tensor], recipe: Recipe) -> Iterator[list[int]]:
+def _batches(encoded: Sequence[NDArray[np.int32]], recipe: Recipe) -> Iterator[list[int]]:
     """Each epoch's rows in a new order; within a stretch of it, rows of like length share a step: little padding."""
     generator = np.random.default_rng(recipe.seed)
     stretch = 32 * recipe.rows_per_step

@@ -18,8 +18,6 @@ from scripts.training.data import EVALUATION_ONLY, NO_LABEL, Labels, Row, read_r
 
 ALL_TASKS = "task/dev and labelled/dev"
 
-_BATCH = 16
-
 
 @dataclass(frozen=True)
 class Figures:
@@ -35,15 +33,8 @@ class Figures:
 
 def classify_texts(network: PromptClassifier, checkpoint: Checkpoint, texts: Sequence[str]) -> NDArray[np.float32]:
     """Logits [N, logits_size] of the texts, in their order."""
-    tokenizer = PromptTokenizer(checkpoint)
-    # Neighbours of similar length waste little on padding.
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-    logits = np.empty((len(texts), checkpoint.logits_size), dtype=np.float32)
-    for start in range(0, len(texts), _BATCH):
-        chosen = order[start : start + _BATCH]
-        ids, _ = tokenizer.encode([texts[number].encode() for number in chosen])
-        logits[chosen] = network.classify([ids])[0]
-    return logits
+    ids, _ = PromptTokenizer(checkpoint).encode([text.encode() for text in texts])
+    return network.classify([ids])[0]
 
 
 def dev_figures(

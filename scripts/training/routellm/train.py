@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
+from classifiers.bert import PackedBert
 from classifiers.checkpoint import EMBEDDED, CheckpointError, load_checkpoint
-from classifiers.encoder import FusedBert
-from classifiers.network import load_encoder, mean_pool
+from classifiers.network import load_encoder
+from classifiers.packing import pack, pool
 from classifiers.routellm.mf import Head, load_mf
 from classifiers.sentence import LocalEncoder
 from classifiers.tokenizer import PromptTokenizer
@@ -49,8 +50,6 @@ WEAK_MODEL = "mixtral-8x7b-instruct-v0.1"
 
 # What the package's own settings give the encoder to read.
 MAX_TOKENS = 256
-
-_BATCH = 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,23 +140,19 @@ def local_encoder() -> tuple[LocalEncoder, dict[str, Any]]:
 
 def embed(local: LocalEncoder, rows: Sequence[Row], layers: Sequence[int]) -> dict[int, Floats]:
     """The rows' embeddings [N, d], in their order, after each of these numbers of layers, from one pass."""
-    tokenizer = PromptTokenizer(local)
-    network = FusedBert(load_encoder(local.encoder).requires_grad_(False).eval())
+    network = PackedBert(load_encoder(local.encoder).requires_grad_(False).eval())
     seen: dict[int, Tensor] = {}
     for count in layers:
         network.layers[count - 1].register_forward_hook(lambda _, __, hidden, count=count: seen.update({count: hidden}))
-    prompts = [row.text.encode() for row in rows]
-    # Neighbours of similar length waste little on padding.
-    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    embeddings = {count: np.empty((len(prompts), network.config.hidden_size)) for count in layers}
-    for start in tqdm(range(0, len(order), _BATCH), "embedding", unit=f"{_BATCH} prompts"):
-        chosen = order[start : start + _BATCH]
-        ids = torch.from_numpy(tokenizer.encode([prompts[number] for number in chosen])[0].astype(np.int64))
-        mask = (ids >= 0).long()
-        with torch.inference_mode():
-            network(ids.clamp(min=0), mask)
+    ids, _ = PromptTokenizer(local).encode([row.text.encode() for row in rows])
+    embeddings = {count: np.empty((len(rows), network.config.hidden_size)) for count in layers}
+    with torch.inference_mode(), tqdm(total=len(rows), desc="embedding", unit="prompt") as progress:
+        for packed in pack([row[row >= 0] for row in ids]):
+            network(packed)
             for count in layers:
-                embeddings[count][chosen] = normalize(mean_pool(seen[count], mask), dim=1).numpy()
+                means = pool(seen[count], packed.groups)
+                embeddings[count][list(packed.prompts)] = normalize(means, dim=1).numpy()
+            progress.update(len(packed.prompts))
     return embeddings
 
 

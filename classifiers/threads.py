@@ -1,0 +1,37 @@
+"""How many threads a model may use: what its container was given, not what the host has."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cpus(cgroup: Path = _CGROUP) -> int:
+    """The CPUs that this process may run on, or its cgroup's quota of them, rounded up, where that is less.
+
+    Libraries that start a thread for each of the host's cores are throttled by the quota, all threads at once.
+    `cgroup`: where the control group's files are, of version 2 (cpu.max) or 1 (cpu/cpu.cfs_quota_us).
+    """
+    allowed = len(os.sched_getaffinity(0))
+    quota = _quota(cgroup)
+    return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """In CPUs; None when there is none."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
+            period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
+        except OSError:
+            return None
+    try:
+        microseconds = int(quota)
+    except ValueError:  # "max"
+        return None
+    return microseconds / int(period) if microseconds > 0 else None

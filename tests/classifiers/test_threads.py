@@ -1,0 +1,42 @@
+"""How many threads a model may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from classifiers.threads import usable_cpus
+
+ALLOWED = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({}, ALLOWED),
+        ({"cpu.max": "max 100000\n"}, ALLOWED),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.max": "100000 100000\n"}, 1),
+        ({"cpu.max": "150000 100000\n"}, min(2, ALLOWED)),
+        ({"cpu.max": "6400000 100000\n"}, min(64, ALLOWED)),
+        ({"cpu.max": "what is this\n"}, ALLOWED),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, ALLOWED),
+        ({"cpu/cpu.cfs_quota_us": "90000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+    ],
+)
+def test_the_container_counts(tmp_path: Path, files: dict[str, str], cpus: int) -> None:
+    """A quota below the machine's cores bounds the threads, in both versions of control groups; no quota does not."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cpus(tmp_path) == cpus
+
+
+def test_affinity_counts(tmp_path: Path) -> None:
+    """A process that is held on one core uses one."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert usable_cpus(tmp_path) == 1
+    finally:
+        os.sched_setaffinity(0, before)
