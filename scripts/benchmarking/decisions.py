@@ -70,6 +70,7 @@ def measure_decisions(run: Run, checkpoint: Path | None) -> Values:
     bench = _bench(run, checkpoint)
     with limit(checkpoint or EMBEDDED) as bare:
         run.notes["threads of the limit"] = str(bare.threads)
+        run.notes["precision"] = bare.precision.removeprefix("torch.")
         run.notes["prompts with the same answers"] = _agreement(bench)
         mixed = bench.bands["mixed"]
         way = _fastest(bare, mixed[: 64 if bench.slow or run.quick else 256])

@@ -7,6 +7,7 @@ with one.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -31,7 +32,9 @@ class Limit:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self.threads = int(self._read()["threads"])
+        started = self._read()
+        self.threads = int(started["threads"])
+        self.precision = str(started["precision"])
 
     def forward(self, rows: Sequence[Sequence[int]], way: Way) -> list[float]:
         """Milliseconds of each call for these token ids; tokenising is no part of it."""
@@ -77,9 +80,12 @@ def main() -> None:
 
     from classifiers.checkpoint import load_checkpoint
     from classifiers.network import load_network
+    from classifiers.precision import choose_precision
 
-    network = load_network(load_checkpoint(Path(sys.argv[1])))
-    print(json.dumps({"threads": torch.get_num_threads()}), flush=True)
+    checkpoint = load_checkpoint(Path(sys.argv[1]))
+    precision = choose_precision(checkpoint.folder, "cpu", os.environ)  # as it is served
+    network = load_network(checkpoint, dtype=precision)
+    print(json.dumps({"threads": torch.get_num_threads(), "precision": str(precision)}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         milliseconds = []
