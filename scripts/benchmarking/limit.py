@@ -59,7 +59,8 @@ class Limit:
 def limit(checkpoint: Path) -> Iterator[Limit]:
     """Started, with the network loaded. Raises StartError."""
     command = [sys.executable, "-P", "-m", __name__, str(checkpoint)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield Limit(process)
     finally:
