@@ -17,7 +17,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, p
 from tokenizers.models import BPE, Unigram
 from tokenizers.trainers import BpeTrainer
 
-from tests.published import PAGE, layer_norm, linear, write_json
+from scripts.local.published import PAGE, layer_norm, linear, write_json
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 

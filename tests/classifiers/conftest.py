@@ -10,8 +10,8 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from classifiers.checkpoint import EMBEDDED
+from scripts.local.published import write_published_checkpoint
 from tests.classifiers.loaded import Loaded, load
-from tests.published import write_published_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from classifiers.checkpoint import (
     load_checkpoint,
 )
 from classifiers.network import load_network
-from tests.published import TARGET_SIZES, TASK_TYPES, write_published_checkpoint
+from scripts.local.published import TARGET_SIZES, TASK_TYPES, write_published_checkpoint
 
 Tensors = dict[str, NDArray[np.float32]]
 QUERY = "backbone.encoder.layer.1.attention.self.query_proj.weight"

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from classifiers.checkpoint import Checkpoint
 from classifiers.decision import decide_complexity, decide_task, one_hot
+from scripts.local.published import DIVISOR_MAP, TARGET_SIZES, TASK_TYPES, WEIGHTS_MAP
 from tests.classifiers.loaded import Loaded
-from tests.published import DIVISOR_MAP, TARGET_SIZES, TASK_TYPES, WEIGHTS_MAP
 
 Floats = NDArray[np.float32]
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from transformers import DebertaV2Config, DebertaV2Model
 
 from classifiers.network import load_network
+from scripts.local.published import TARGET_SIZES, write_published_checkpoint
 from tests.classifiers.loaded import Loaded, load
-from tests.published import TARGET_SIZES, write_published_checkpoint
 
 NEAR = 1e-4  # float32, sums in another order
 

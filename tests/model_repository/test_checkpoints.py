@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from scripts.local.process import StartError
+from scripts.local.published import write_published_checkpoint
 from scripts.local.triton import Triton
 from tests.conftest import free_ports
 from tests.model_repository.test_ensembles import _post
-from tests.published import write_published_checkpoint
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from safetensors.torch import load_file as load_torch_file
 
 from scripts.fetching.errors import explain_disk
 from scripts.fetching.manifest import MODELS, Model, Repository
-from tests.published import TINY, random_weights, write_published_checkpoint
+from scripts.local.published import TINY, random_weights, write_published_checkpoint
 from tests.published_battles import write_battles
 from tests.published_routellm import write_bert, write_causal_llm, write_shards
 

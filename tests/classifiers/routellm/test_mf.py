@@ -27,9 +27,9 @@ from classifiers.routellm.mf import (
     read_head,
 )
 from classifiers.routellm.router import UNCOUNTED, Router
+from scripts.local.published import PAGE
 from tests.embeddings_endpoint import Endpoint, running_endpoint, vectors
 from tests.oracle import MODEL_IDS, embed_at, routellm
-from tests.published import PAGE
 
 PUBLISHED = {"P.weight": (64, 128), "text_proj.0.weight": (128, 1536), "classifier.0.weight": (1, 128)}
 PROMPTS = [*PAGE.splitlines(), "Was heißt das auf Deutsch? 🙂", "x"]

@@ -1,0 +1,131 @@
+"""The tables of docs/BENCHMARKS.md, out of docs/benchmarks.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from scripts.benchmarking.decisions import CONCURRENCIES as DECISION_CONCURRENCIES
+from scripts.benchmarking.draw import PICTURES
+from scripts.benchmarking.figures import FURTHER, number
+from scripts.benchmarking.gateway import CONCURRENCIES, KINDS, WAYS
+from scripts.benchmarking.prompts import LENGTHS
+from scripts.benchmarking.record import PLOTS, load_record, results_of
+
+_NONE = "Nothing is recorded yet: `scripts/benchmark --record` does it."
+_KIND_NAMES = {"whole": "whole answer of 4 tokens", "stream": "stream of 32 tokens"}
+
+
+def promises() -> str:
+    """Every figure beside its target."""
+    rows = ["| figure | target | measured | rounds | met | out of |", "|---|---|---|---|---|---|"]
+    for each in results_of(load_record()):
+        unit = f" {each.promise.unit}" if each.promise.unit else ""
+        span = f"{number(min(each.rounds))} to {number(max(each.rounds))}" if len(each.rounds) > 1 else "one"
+        rows.append(
+            f"| {each.promise.what} | {each.promise.comparison} {each.target:g}{unit} | **{number(each.value)}{unit}** "
+            f"| {span} | {'yes' if each.met else '**no**'} | {each.beside} |"
+        )
+    return "\n".join(rows) if len(rows) > 2 else _NONE
+
+
+def embedded() -> str:
+    """The embedded encoder's own comparison with the blueprint's behaviour, which has no target."""
+    parts = load_record()["parts"]
+    rows = ["| embedded encoder, prompts of about 64 tokens | ours | blueprint behaviour |", "|---|---|---|"]
+    for part, what, value, unit in FURTHER:
+        if part in parts:
+            sides = (median(parts[part]["values"][f"{side}.{value}"]) for side in ("ours", "blueprint"))
+            rows.append(f"| {what} | {' | '.join(f'{number(each)} {unit}' for each in sides)} |")
+    return "\n".join(rows).replace(" /s", "/s") if len(rows) > 2 else _NONE
+
+
+def curves() -> str:
+    """Decisions over concurrency and length."""
+    rows = ["| encoder | prompts | concurrency | ours/s | p50, p99 ms | blueprint/s | p50, p99 ms |"]
+    rows.append("|---|---|---|---|---|---|---|")
+    for part, encoder in (("deberta-curves", "DeBERTa"), ("embedded-curves", "embedded")):
+        values = load_record()["parts"].get(part, {}).get("values", {})
+        for band in LENGTHS:
+            for concurrency in DECISION_CONCURRENCIES:
+                point = f"{band}.{concurrency}"
+                if f"ours.{point}.rate" in values:
+                    sides = " | ".join(_speed(values, f"{side}.{point}") for side in ("ours", "blueprint"))
+                    rows.append(f"| {encoder} | {band} | {concurrency} | {sides} |")
+    return "\n".join(rows) if len(rows) > 2 else _NONE
+
+
+def _speed(values: dict[str, list[float]], name: str) -> str:
+    if f"{name}.rate" not in values:
+        return "| "
+    rate, middle, late = (number(median(values[f"{name}.{kind}"])) for kind in ("rate", "p50_ms", "p99_ms"))
+    return f"{rate} | {middle}, {late}"
+
+
+def gateway() -> str:
+    """Loads on the gateway and beside it, with what each process spent."""
+    values = load_record()["parts"].get("gateway", {}).get("values", {})
+    processes = ("gateway", "nginx", "triton", "dynamo", "client")
+    rows = [
+        "| answer | clients | way | requests/s | p50, p99 ms | first byte ms "
+        "| CPU s per 1,000 requests: gateway or nginx | Triton | Dynamo | the client |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for kind in KINDS:
+        for concurrency in CONCURRENCIES:
+            for way in WAYS:
+                name = f"{way}.{kind}.{concurrency}"
+                if f"{name}.rate" not in values:
+                    continue
+                spent = {each: values.get(f"{name}.{each}_cpu_ms") for each in processes}
+                proxy = spent["gateway"] or spent["nginx"]
+                cells = (number(median(each)) if each else "" for each in (proxy, *list(spent.values())[2:]))
+                first = number(median(values[f"{name}.first_ms"]))
+                rows.append(
+                    f"| {_KIND_NAMES[kind]} | {concurrency} | {way} | {_speed(values, name)} | {first} "
+                    f"| {' | '.join(cells)} |"
+                )
+    return "\n".join(rows) if len(rows) > 2 else _NONE
+
+
+def measured_on() -> str:
+    """The machine, the versions and the days, in a few sentences."""
+    record = load_record()
+    if record["machine"] is None:
+        return _NONE
+    found = record["machine"]
+    parts = record["parts"].values()
+    days = sorted({part["date"] for part in parts})
+    newest = max(parts, key=lambda part: part["date"])
+    packages = ", ".join(f"{name} {version}" for name, version in newest["versions"].items())
+    commits = ", ".join(sorted({part["commit"] for part in parts if part["commit"]}))
+    hasty = " **A quick run, which proves that the command works and nothing else.**" if _any_quick(record) else ""
+    return (
+        f"Measured on {found['cores']} cores of an {found['cpu']} ({', '.join(found['flags'])}; CPU quota: "
+        f"{found['cpu_quota']}) with {found['memory_gib']} GiB, Linux {found['kernel']}, no GPU, which the servers and "
+        f"their clients share; {' to '.join(dict.fromkeys((days[0], days[-1])))}, commit {commits}. "
+        f"{packages} (nvidia-pytriton 0.7.0 holds tritonserver 2.51).{hasty}"
+    )
+
+
+def notes() -> str:
+    """What each part found out before its rounds, and how many those were."""
+    rows = ["| part | rounds | noted |", "|---|---|---|"]
+    for name, part in load_record()["parts"].items():
+        rounds = max(len(each) for each in part["values"].values())
+        noted = "; ".join(f"{what}: {value}" for what, value in part["notes"].items())
+        rows.append(f"| `{name}` | {rounds} | {noted} |")
+    return "\n".join(rows) if len(rows) > 2 else _NONE
+
+
+def pictures(folder: Path = PLOTS) -> str:
+    """Those that were drawn."""
+    shown = [
+        f"![{what}](benchmarks/{name}.png)" for name, what in PICTURES.items() if (folder / f"{name}.png").exists()
+    ]
+    return "\n\n".join(shown) if shown else _NONE
+
+
+def _any_quick(record: dict[str, Any]) -> bool:
+    return any(part["quick"] for part in record["parts"].values())
