@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from classifiers.checkpoint import EMBEDDED, load_checkpoint
 from scripts.agreement.check import PROMPTS, main, read_prompts
 from scripts.agreement.compare import Agreement, compare
-from tests.published import write_published_checkpoint
+from scripts.local.published import write_published_checkpoint
 
 
 @pytest.fixture(scope="module")
