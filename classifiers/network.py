@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from classifiers.checkpoint import (
 )
 from classifiers.deberta import PackedDeberta
 from classifiers.packing import Packed, pack, pool
+from classifiers.rows import slices
 
 
 class PromptClassifier(nn.Module):
@@ -52,29 +53,16 @@ class PromptClassifier(nn.Module):
         return logits
 
     def classify(self, batches: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
-        """Logits [n_i, logits_size] float32 for each request's `input_ids` [n_i, T_i], padded with -1 on the right.
+        """Logits [n_i, logits_size] float32 for each of the `input_ids` [n_i, T_i], padded with -1 on the right.
 
         Every row holds a token, and every id is one of the network's `vocabulary`.
         """
-        answers = dict(self.answers(batches))
-        return [answers[number] for number in range(len(batches))]
-
-    def answers(self, batches: Sequence[NDArray[np.int32]]) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """As `classify`, but each request's number and logits as soon as they are there: short prompts' first."""
-        logits = [np.empty((len(batch), self.heads.out_features), dtype=np.float32) for batch in batches]
-        missing = [len(batch) for batch in batches]
-        yield from ((number, logits[number]) for number, count in enumerate(missing) if not count)
-        places = [(number, row) for number, batch in enumerate(batches) for row in range(len(batch))]
-        rows = [batches[number][row] for number, row in places]
-        for packed in pack([row[row >= 0] for row in rows], str(self.heads.weight.device)):
-            with torch.inference_mode():
-                values = self(packed).cpu().numpy()
-            for prompt, value in zip(packed.prompts, values, strict=True):
-                number, row = places[prompt]
-                logits[number][row] = value
-                missing[number] -= 1
-                if not missing[number]:
-                    yield number, logits[number]
+        rows = [row[row >= 0] for batch in batches for row in batch]
+        logits = np.empty((len(rows), self.heads.out_features), dtype=np.float32)
+        with torch.inference_mode():
+            for packed in pack(rows, str(self.heads.weight.device)):
+                logits[list(packed.prompts)] = self(packed).cpu().numpy()
+        return [logits[own] for own in slices(map(len, batches))]
 
 
 class LibraryEncoder(nn.Module):

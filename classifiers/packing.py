@@ -32,8 +32,7 @@ class Layout:
     """Of a part, unless a single prompt takes more."""
 
 
-# On a CPU a matrix of 512 rows is multiplied as fast as a longer one, and answers of short prompts need not wait for
-# those of long ones.
+# On a CPU a matrix of 512 rows is multiplied as fast as a longer one, and stays in its caches.
 EXACT = Layout(lengths=(), most_places=512)
 # Each length makes the longest prompt in it half as long again at most. A GPU wants much at once.
 ROUNDED = Layout(lengths=(16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512), most_places=32_768)

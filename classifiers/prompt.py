@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,13 +58,10 @@ class PromptClassification:
         self._complexity_labels = _bytes(checkpoint.complexity_labels)
         self._name = f"{checkpoint.name}:{version}:{checkpoint_digest(checkpoint)}".encode()
 
-    def answers(
-        self, requests: Sequence[Sequence[bytes]], wanted: Sequence[Collection[str]]
-    ) -> Iterator[tuple[int, Outputs]]:
-        """Each request's number and its outputs as soon as they are there, those of short prompts first.
+    def answers(self, requests: Sequence[Sequence[bytes]], wanted: Sequence[Collection[str]]) -> list[Outputs]:
+        """Each request's outputs, from one pass over all of them.
 
-        `requests` are their prompts (n each, at least one), `wanted` the names of the outputs that each is to have.
-        Rows are in the request's order. The network reads only the requests that want more than `tokens`.
+        `requests` are their prompts (n each), `wanted` the names of the outputs that each is to have.
 
         | output | type | shape |
         |---|---|---|
@@ -75,20 +72,13 @@ class PromptClassification:
         | tokens (read, in the prompt) | int32 | [n, 2] |
         """
         input_ids, tokens = self._tokenizer.encode([prompt for request in requests for prompt in request])
-        own = slices(map(len, requests))
-        read = []
-        for number, rows in enumerate(own):
-            if set(wanted[number]) <= {"tokens"}:
-                yield number, {"tokens": tokens[rows]}
-            else:
-                read.append(number)
-        for index, logits in self._network.answers([input_ids[own[number]] for number in read]):
-            number = read[index]
-            outputs = self._decide(logits, wanted[number]) | {
-                "tokens": tokens[own[number]],
-                "checkpoint": np.full((len(logits), 1), self._name, dtype=object),
-            }
-            yield number, {name: outputs[name] for name in wanted[number]}
+        names = frozenset().union(*wanted)
+        outputs = {"tokens": tokens, "checkpoint": np.full((len(tokens), 1), self._name, dtype=object)}
+        if names - outputs.keys():
+            (logits,) = self._network.classify([input_ids])
+            outputs |= self._decide(logits, names)
+        rows = slices(map(len, requests))
+        return [{name: outputs[name][own] for name in each} for own, each in zip(rows, wanted, strict=True)]
 
     def _decide(self, logits: NDArray[np.float32], wanted: Collection[str]) -> dict[str, NDArray[Any]]:
         outputs: dict[str, NDArray[Any]] = {}

@@ -22,12 +22,9 @@ class TritonPythonModel:
         pb_utils.Logger.log_info(f"{checkpoint.name} on {device} in {precision}, {threads} threads")
 
     def execute(self, requests):
-        """Answers through senders, each request as soon as it can be: a long prompt does not hold up short ones."""
-        senders = [request.get_response_sender() for request in requests]
         prompts = [pb_utils.get_input_tensor_by_name(request, "INPUT").as_numpy()[:, 0] for request in requests]
         wanted = [request.requested_output_names() for request in requests]
-        for number, outputs in self.classification.answers(prompts, wanted):
-            tensors = [pb_utils.Tensor(name, values) for name, values in outputs.items()]
-            senders[number].send(
-                pb_utils.InferenceResponse(tensors), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL
-            )
+        return [
+            pb_utils.InferenceResponse([pb_utils.Tensor(name, values) for name, values in outputs.items()])
+            for outputs in self.classification.answers(prompts, wanted)
+        ]
