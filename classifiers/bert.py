@@ -6,7 +6,7 @@ says why the prompts are packed. Query, key and value of a layer are one product
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from classifiers.linear import ServingLinear
 from classifiers.packing import Group, Packed
 
 
-def is_plain_bert(encoder: nn.Module) -> bool:
+def is_plain_bert(encoder: nn.Module) -> TypeGuard[BertModel]:
     """Whether `PackedBert` computes what `encoder` does."""
     return isinstance(encoder, BertModel) and encoder.config.hidden_act == "gelu" and not encoder.config.is_decoder
 

@@ -15,6 +15,7 @@ takes. What differs is when they are done:
 from __future__ import annotations
 
 import math
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,25 @@ from classifiers.linear import ServingLinear
 from classifiers.packing import Group, Packed
 
 _KINDS_OF_SCORE = 3  # content to content, content to position, position to content
+
+
+def is_deberta_v3(encoder: nn.Module) -> TypeGuard[DebertaV2Model]:
+    """Whether `PackedDeberta` computes what `encoder` does."""
+    if not isinstance(encoder, DebertaV2Model):
+        return False
+    config = encoder.config
+    return (
+        config.relative_attention
+        and config.share_att_key
+        and set(config.pos_att_type) == {"c2p", "p2c"}
+        and config.position_buckets > 0
+        and config.max_relative_positions < 1
+        and not config.position_biased_input
+        and not config.type_vocab_size
+        and not getattr(config, "conv_kernel_size", 0)
+        and getattr(config, "embedding_size", config.hidden_size) == config.hidden_size
+        and config.hidden_act == "gelu"
+    )
 
 
 class PackedDeberta(nn.Module):

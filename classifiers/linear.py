@@ -29,7 +29,7 @@ class ServingLinear(nn.Module):
         self.dtype = dtype
         self.register_buffer("bias", bias.detach().to(dtype))
         weight = weight.detach().to(dtype)
-        self.laid_out = weight.device.type == "cpu" and _onednn_multiplies(dtype)
+        self.laid_out = weight.device.type == "cpu" and onednn_multiplies(dtype)
         if self.laid_out:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _USUAL_ROWS)
         # Not registered: a weight that is laid out is opaque to copying and saving.
@@ -48,7 +48,8 @@ class ServingLinear(nn.Module):
         return product.to(x.dtype)
 
 
-def _onednn_multiplies(dtype: torch.dtype) -> bool:
+def onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Whether this build of torch lays out weights for the CPU, and this CPU multiplies `dtype` itself."""
     operators: Any = torch.ops.mkldnn
     if not torch.backends.mkldnn.is_available() or not hasattr(operators, "_linear_pointwise"):  # type: ignore[no-untyped-call]
         return False

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, DebertaV2Config, DebertaV2Model
+from transformers import AutoConfig, AutoModel, DebertaV2Config
 from transformers.initialization import no_init_weights
 
 from classifiers import nvidia
@@ -25,7 +25,7 @@ from classifiers.checkpoint import (
     nvidia_sizes,
     read_shapes,
 )
-from classifiers.deberta import PackedDeberta
+from classifiers.deberta import PackedDeberta, is_deberta_v3
 from classifiers.packing import Packed, pack, pool
 from classifiers.rows import slices
 
@@ -60,7 +60,7 @@ class PromptClassifier(nn.Module):
         rows = [row[row >= 0] for batch in batches for row in batch]
         logits = np.empty((len(rows), self.heads.out_features), dtype=np.float32)
         with torch.inference_mode():
-            for packed in pack(rows, str(self.heads.weight.device)):
+            for packed in pack(rows, str(self.heads.weight.device), positions=self.max_positions):
                 logits[list(packed.prompts)] = self(packed).cpu().numpy()
         return [logits[own] for own in slices(map(len, batches))]
 
@@ -87,7 +87,7 @@ class LibraryEncoder(nn.Module):
 def load_network(checkpoint: Checkpoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PromptClassifier:
     """The checkpoint's network, ready to classify on `device` ("cpu", "cuda:0"), its linear layers in `dtype`.
 
-    On a CPU the rest stays in float32; on a GPU the whole encoder is in `dtype`.
+    On a CPU the rest stays in float32; on a GPU, and of an encoder without a packed form, all is in `dtype`.
 
     Raises CheckpointError: a tensor is missing, unexpected or of the wrong shape, or the encoder is another file than
     the one that the adapters were trained for.
@@ -103,7 +103,7 @@ def serving_encoder(encoder: nn.Module, device: str, dtype: torch.dtype) -> nn.M
     """The encoder on `device`, in its packed form if there is one."""
     encoder = encoder.requires_grad_(False).eval().to(device)
     packed: nn.Module
-    if isinstance(encoder, DebertaV2Model):
+    if is_deberta_v3(encoder):
         packed = PackedDeberta(encoder, dtype)
     elif is_plain_bert(encoder):
         packed = PackedBert(encoder, dtype)

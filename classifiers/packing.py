@@ -66,13 +66,19 @@ class Packed:
     """The prompts' numbers in the batch, in the order in which they stand here."""
 
 
-def pack(rows: Sequence[NDArray[np.int32]], device: str = "cpu", layout: Layout | None = None) -> Iterator[Packed]:
+def pack(
+    rows: Sequence[NDArray[np.int32]],
+    device: str = "cpu",
+    layout: Layout | None = None,
+    positions: int = 512,
+) -> Iterator[Packed]:
     """The prompts in parts on `device`, shortest first; `rows` are their token ids, none of them empty.
 
-    `layout`: the device's own, if none is given.
+    `layout`: the device's own, if none is given. `positions`: the encoder's; no length is rounded up past them.
     """
     layout = layout or (EXACT if device == "cpu" else ROUNDED)
-    lengths = [_rounded(len(row), layout.lengths) for row in rows]
+    allowed = [length for length in layout.lengths if length <= positions]
+    lengths = [_rounded(len(row), allowed) for row in rows]
     part: list[int] = []
     places = 0
     for number in sorted(range(len(rows)), key=lengths.__getitem__):

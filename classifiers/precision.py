@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from classifiers.checkpoint import EMBEDDED, CheckpointError
-from classifiers.linear import ServingLinear
+from classifiers.linear import ServingLinear, onednn_multiplies
 
 PRECISIONS: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -46,7 +46,7 @@ def choose_precision(folder: Path, device: str, environ: Mapping[str, str]) -> t
 
 def bfloat16_is_faster() -> bool:
     """Whether this processor multiplies bfloat16 clearly faster than float32: tried, since its flags do not tell."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not onednn_multiplies(torch.bfloat16):
         return False  # it would be emulated
     x = torch.randn(_ROWS, _WIDTH)
     weight, bias = torch.randn(4 * _WIDTH, _WIDTH), torch.zeros(4 * _WIDTH)

@@ -57,6 +57,7 @@ class SentenceEncoder:
         self._tokenizer = PromptTokenizer(local)
         self._network = serving_encoder(encoder, device, torch.float32)
         self._device = device
+        self._positions: int = config.max_position_embeddings
 
     def embed(self, prompts: Sequence[bytes]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """The embeddings [N, dimensions] of the prompts, and `tokens` [N, 2]: tokens read and tokens in the prompt.
@@ -66,7 +67,7 @@ class SentenceEncoder:
         rows, tokens = self._tokenizer.encode(prompts)
         vectors = np.empty((len(rows), self.dimensions), dtype=np.float32)
         with torch.inference_mode():
-            for packed in pack([row[row >= 0] for row in rows], self._device):
+            for packed in pack([row[row >= 0] for row in rows], self._device, positions=self._positions):
                 means = pool(self._network(packed), packed.groups)
                 vectors[list(packed.prompts)] = normalize(means, dim=1).cpu().numpy()
         return vectors, tokens

@@ -11,11 +11,13 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def limit_threads() -> int:
-    """Holds torch and the tokenizers of this process to `usable_cpus`, or to OMP_NUM_THREADS where that is set.
+    """Holds torch and the tokenizers of this process to `usable_cpus`, or to OMP_NUM_THREADS where that is a number.
 
     Returns the number of threads. To be called before a tokenizer is used; torch may be imported before or after.
     """
-    threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(usable_cpus())))
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP takes a list, for nested threads
+    threads = int(given) if given.isascii() and given.isdigit() and int(given) else usable_cpus()
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     if "torch" in sys.modules:  # it has read the variable already
         sys.modules["torch"].set_num_threads(threads)

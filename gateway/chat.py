@@ -234,8 +234,7 @@ async def _read_body(request: Request) -> Body:
     try:
         async with asyncio.timeout(BODY_SILENCE_SECONDS) as patience:
             async for chunk in request.stream():
-                if raw:  # most bodies are one chunk
-                    patience.reschedule(min(now() + BODY_SILENCE_SECONDS, end))
+                patience.reschedule(min(now() + BODY_SILENCE_SECONDS, end))
                 raw += chunk
                 if len(raw) > MAX_BODY_BYTES:
                     raise BodyTooLarge(f"the body is longer than {MAX_BODY_BYTES} bytes")

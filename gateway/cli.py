@@ -24,7 +24,7 @@ from gateway.state import open_state
 from gateway.tls import server_context
 from gateway.workers import supervise
 
-_MOST_WORKERS = 64  # more than a machine has use for: each is a whole gateway
+_MOST_WORKERS = 16  # so many share the bound on bodies in hand, and the part of each holds the largest body
 
 
 def parser() -> argparse.ArgumentParser:

@@ -249,7 +249,7 @@ class UpstreamResponse(Response):
         self.background = None
         dropped = _NOT_RETURNED
         if options := upstream.headers.getall("connection", None):
-            dropped |= {option.encode() for option in _connection_options(options)}
+            dropped |= {option.encode(errors="surrogateescape") for option in _connection_options(options)}
         headers = [(name.lower(), value) for name, value in upstream.raw_headers]
         self.raw_headers = [header for header in headers if header[0] not in dropped]
 

@@ -27,7 +27,7 @@ def question(model: str, outputs: Sequence[str], class_count: int = 0) -> Messag
 
 
 def asked(question: Message, text: str, seconds: float) -> Message:
-    """`question` of one prompt, which may wait in Triton's queue for so long."""
+    """`question` of one prompt, which may wait for so long in the queue of a model whose queue policy reads that."""
     request = service_pb2.ModelInferRequest()
     request.CopyFrom(question)
     request.parameters["timeout"].int64_param = int(seconds * 1e6)  # microseconds

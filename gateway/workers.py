@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -14,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from gateway.observe import shared
+from gateway.server import close
 
 RESTART_SECONDS = 1.0
 """Between two starts of one worker, at least: one that cannot start is tried again, and costs little."""
@@ -24,21 +26,24 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _log = logging.getLogger(__name__)
 
 
-def supervise(count: int, work: Callable[..., None], *arguments: object) -> bool:
-    """Run `work(*arguments)` in `count` processes until told to end; False when one of them then failed.
+def supervise(count: int, work: Callable[..., None], options: object, sockets: list[socket.socket]) -> bool:
+    """Run `work(options, sockets)` in `count` processes until told to end; False when one of them then failed.
 
-    SIGTERM, SIGINT and SIGHUP go on to all of them; after one of the first two none is replaced any more. What they
-    count is summed (`observe.shared`), and stays when a worker is replaced.
+    SIGTERM, SIGINT and SIGHUP go on to all of them; after one of the first two none is replaced any more, and the
+    sockets are closed here. What the workers count is summed (`observe.shared`), and stays when one is replaced.
     """
     with tempfile.TemporaryDirectory(prefix="gateway-metrics-") as folder:
-        return _Supervisor(count, folder, work, arguments).run()
+        return _Supervisor(count, folder, work, options, sockets).run()
 
 
 class _Supervisor:
-    def __init__(self, count: int, folder: str, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    def __init__(
+        self, count: int, folder: str, work: Callable[..., None], options: object, sockets: list[socket.socket]
+    ) -> None:
         self._folder = folder
         self._work = work
-        self._arguments = arguments
+        self._options = options
+        self._sockets = sockets
         self._starts = dict.fromkeys(range(count), 0.0)
         """When each worker may be started."""
         self._running: dict[int, BaseProcess] = {}
@@ -65,16 +70,25 @@ class _Supervisor:
         for worker in due:
             # Not forked: neither gRPC nor a running event loop outlives that.
             process = multiprocessing.get_context("spawn").Process(
-                target=_work, args=(worker, self._folder, self._work, self._arguments), name=f"gateway-worker-{worker}"
+                target=_work,
+                args=(worker, self._folder, self._work, self._options, self._sockets),
+                name=f"gateway-worker-{worker}",
             )
-            process.start()
+            try:
+                process.start()
+            except OSError as error:  # no memory or no more processes for the moment
+                _log.error("a worker cannot be started", extra={"fields": {"worker": worker, "error": str(error)}})
+                self._starts[worker] = now + RESTART_SECONDS
+                continue
             self._running[worker] = process
             del self._starts[worker]
 
     def _pass_signals_on(self) -> None:
         while self._signals:
             number = self._signals.pop(0)
-            self._ending = self._ending or number != signal.SIGHUP
+            if number != signal.SIGHUP and not self._ending:
+                self._ending = True
+                close(self._sockets)  # else the kernel would go on accepting after all workers have stopped to
             for process in self._running.values():
                 assert process.pid is not None  # started
                 with suppress(ProcessLookupError):
@@ -94,12 +108,13 @@ class _Supervisor:
                 self._starts[worker] = time.monotonic() + RESTART_SECONDS
 
 
-def _work(worker: int, folder: str, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+def _work(worker: int, folder: str, work: Callable[..., None], options: object, sockets: list[socket.socket]) -> None:
     """What a worker process runs."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it is there to read its files anew
     os.setpgrp()  # a terminal's Ctrl-C reaches the supervisor alone, which passes it on once
     threading.Thread(target=_end_with_parent, daemon=True).start()
     shared.share(folder, worker)
-    work(*arguments)
+    work(options, sockets)
 
 
 def _end_with_parent() -> None:

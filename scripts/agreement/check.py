@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root.error("one of --precision and --export is needed: float32 agrees with itself")
     try:
         agreement = _compare(options)
-    except (CheckpointError, PromptsError, OSError) as error:
+    except (CheckpointError, PromptsError, OSError, RuntimeError, AssertionError) as error:
+        # The last two are what torch raises for a device that is not there.
         print(f"check_agreement: {error}", file=sys.stderr)
         return 2
     faults = agreement.faults(options.logits)

@@ -56,6 +56,13 @@ def test_nothing_is_computed_for_padding_on_a_cpu() -> None:
     assert len(part.ids) == 256  # 251
 
 
+def test_no_length_is_rounded_past_the_positions() -> None:
+    """An encoder of 40 positions is given none beyond them."""
+    (part,) = pack([np.ones(length, dtype=np.int32) for length in (3, 38)], layout=ROUNDED, positions=40)
+    assert [group.length for group in part.groups] == [16, 38]
+    assert part.positions.max() == 37
+
+
 @pytest.mark.parametrize("layout", [EXACT, ROUNDED])
 def test_means_are_of_each_prompts_own_vectors(layout: Layout) -> None:
     """Pooling averages a prompt's tokens, and neither its neighbours' nor padding's."""

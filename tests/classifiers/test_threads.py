@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from classifiers.threads import usable_cpus
+from classifiers.threads import limit_threads, usable_cpus
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -30,6 +31,19 @@ def test_the_container_counts(tmp_path: Path, files: dict[str, str], cpus: int) 
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert usable_cpus(tmp_path) == cpus
+
+
+@pytest.mark.parametrize(("given", "threads"), [("3", 3), ("5,2", 5), ("", None), ("many", None), ("0", None)])
+def test_a_number_of_threads_may_be_given(monkeypatch: pytest.MonkeyPatch, given: str, threads: int | None) -> None:
+    """OMP_NUM_THREADS counts, the first of a list, and what is no number does not stop a model from loading."""
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    before = torch.get_num_threads()
+    try:
+        assert limit_threads() == (threads or usable_cpus())
+        assert torch.get_num_threads() == (threads or usable_cpus())
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_affinity_counts(tmp_path: Path) -> None:

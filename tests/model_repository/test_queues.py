@@ -20,7 +20,7 @@ def test_every_batching_model_bounds_its_queue() -> None:
     for config in (_ROOT / "model_repository").glob("*/config.pbtxt"):
         text = config.read_text()
         if "dynamic_batching" in text:
-            assert "max_queue_size: 1024" in text, config
+            assert "max_queue_size: 256" in text, config
 
 
 def _pending(triton: Triton) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from scripts.benchmarking.perf_analyzer import read_export
 from scripts.benchmarking.prompts import DEFAULT, PromptsError, read_texts
 
 
-@pytest.mark.skipif(not shutil.which("nginx", path="/usr/sbin:/usr/bin"), reason="needs Debian's nginx")
+@pytest.mark.slow
 def test_a_quick_run_has_every_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real Triton, Dynamo, gateway and nginx, a quick run measures whatever the page shows, and the page can
     be made of it."""
