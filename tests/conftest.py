@@ -1,8 +1,6 @@
 """The real parts, started once for the whole run on free ports: Triton, Dynamo with mockers, the gateway."""
 
 import os
-import random
-import socket
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from scripts.local.dynamo import DemoDynamo
-from scripts.local.process import Process, free_port, wait_until
+from scripts.local.process import Process, free_port, free_ports, wait_until
 from scripts.local.triton import ENSEMBLES, Triton
 from tests.gateway.client import Gateway
 from tests.repository import repository_with_renamed_ensemble
@@ -121,20 +119,3 @@ def running_gateway(
         yield gateway
     finally:
         process.stop()
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that were free a moment ago.
-
-    Below those that the kernel gives to clients: a server that takes its time to listen keeps its port, also when it is
-    started again.
-    """
-    while True:
-        first = random.randrange(15_000, 32_000)
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
-        except OSError:
-            continue

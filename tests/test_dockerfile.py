@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts.local.process import free_ports
 from scripts.local.triton import ENSEMBLES, Triton, find_server
-from tests.conftest import free_ports
 
 ROOT = Path(__file__).parents[1]
 DOCKERFILE = ROOT / "Dockerfile.triton"

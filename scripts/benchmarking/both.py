@@ -11,7 +11,6 @@ from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 
 from scripts.benchmarking.perf_analyzer import Load, summarise
-from scripts.benchmarking.servers import QUEUE_MICROSECONDS
 
 Questions = Mapping[str, Sequence[str]]
 """The models to ask about each prompt, at once, and the outputs to ask of each."""
@@ -35,10 +34,7 @@ async def _measure(grpc_url: str, questions: Questions, texts: Sequence[str], co
                 start = time.perf_counter()
                 prompt = _input(texts[number % len(texts)])
                 await asyncio.gather(
-                    *(
-                        client.infer(model, [prompt], outputs=wanted, timeout=QUEUE_MICROSECONDS)
-                        for model, wanted in outputs.items()
-                    )
+                    *(client.infer(model, [prompt], outputs=wanted) for model, wanted in outputs.items())
                 )
                 milliseconds.append((time.perf_counter() - start) * 1000)
 

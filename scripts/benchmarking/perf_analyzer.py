@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.benchmarking.servers import QUEUE_MICROSECONDS
 from scripts.local.process import StartError
 
 _RUN_SECONDS = 900.0
@@ -54,7 +53,6 @@ class PerfAnalyzer:
         export.unlink(missing_ok=True)  # it writes over nothing
         command = [str(self.binary), "-m", model, "-u", grpc_url, "-i", "grpc", "--input-data", str(data)]
         command += ["--concurrency-range", f"{concurrency}:{concurrency}", "--request-count", str(requests)]
-        command += ["--request-parameter", f"timeout:{QUEUE_MICROSECONDS}:int"]
         command += ["--profile-export-file", str(export)]
         environ = os.environ | ({"LD_LIBRARY_PATH": self.libraries} if self.libraries else {})
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=_RUN_SECONDS)

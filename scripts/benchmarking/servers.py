@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from scripts.local.process import fetch, wait_until
+from scripts.local.process import fetch, free_ports, wait_until
 from scripts.local.triton import ENSEMBLES, ROOT, Triton
 
 BLUEPRINT = ROOT / "scripts" / "benchmarking" / "blueprint"
 _BLUEPRINT_ENSEMBLES = ("task_router_ensemble", "complexity_router_ensemble")
 _START_SECONDS = 300.0
 _PING_SECONDS = 60.0
-# A prompt that waits longer in Triton's queue than a policy would is still one to be counted.
-QUEUE_MICROSECONDS = 600_000_000
 
 
 def ours(folder: Path, checkpoint: Path | None) -> Triton:
@@ -53,19 +49,6 @@ def pid(triton: Triton) -> int:
     """Of the server, which leads the group that its models' processes are in."""
     assert triton.process is not None
     return triton.process.pid
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that were free a moment ago, below those that clients are given."""
-    while True:
-        first = random.randrange(15_000, 32_000)
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
-        except OSError:
-            continue
 
 
 def _answers(triton: Triton, model: str) -> bool:

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -137,6 +138,23 @@ def lock_folder(folder: Path) -> IO[bytes]:
         lock.close()
         raise StartError(f"{folder} is in use by another serve; choose another folder with --state") from None
     return lock
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that were free a moment ago.
+
+    Below those that the kernel gives to clients: a server that takes its time to listen keeps its port, also when it is
+    started again.
+    """
+    while True:
+        first = random.randrange(15_000, 32_000)
+        try:
+            for port in range(first, first + count):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+            return first
+        except OSError:
+            continue
 
 
 def free_port() -> int:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from gateway.patience import MISSES
 from scripts.local.dynamo import DemoDynamo
-from scripts.local.process import free_port
+from scripts.local.process import free_port, free_ports
 from scripts.local.triton import Triton
-from tests.conftest import DEFAULT_CONFIG, WITHOUT_CACHE, StartGateway, free_ports
+from tests.conftest import DEFAULT_CONFIG, WITHOUT_CACHE, StartGateway
 from tests.gateway.client import Gateway, chat
 from tests.gateway.tee import running_tee
 from tests.processes import stubs_of

@@ -19,9 +19,9 @@ from openai import OpenAI
 
 from gateway.tls import server_context, upstream_context
 from scripts.local.dynamo import DemoDynamo
-from scripts.local.process import fetch, wait_until
+from scripts.local.process import fetch, free_ports, wait_until
 from scripts.local.triton import Triton
-from tests.conftest import DEFAULT_CONFIG, StartGateway, free_ports
+from tests.conftest import DEFAULT_CONFIG, StartGateway
 from tests.gateway.client import Gateway, chat
 
 _PATIENT = DEFAULT_CONFIG.read_text().replace("    llms:", "    timeout_ms: 30000\n    llms:")

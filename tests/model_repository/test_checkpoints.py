@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local.process import StartError
+from scripts.local.process import StartError, free_ports
 from scripts.local.published import write_published_checkpoint
 from scripts.local.triton import Triton
-from tests.conftest import free_ports
 from tests.model_repository.test_ensembles import _post
 
 

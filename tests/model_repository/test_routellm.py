@@ -15,10 +15,9 @@ from classifiers.routellm.embeddings import EmbeddingsEndpoint
 from classifiers.routellm.mf import load_mf
 from classifiers.routellm.router import UNCOUNTED, Router
 from classifiers.routellm.sw_ranking import load_sw_ranking
-from scripts.local.process import StartError
+from scripts.local.process import StartError, free_ports
 from scripts.local.triton import Triton, models_with_weights
 from tests.classifiers.routellm.test_mf import weights, write
-from tests.conftest import free_ports
 from tests.embeddings_endpoint import running_endpoint
 from tests.model_repository.test_ensembles import _ask
 from tests.published_battles import DIMENSIONS, write_battles

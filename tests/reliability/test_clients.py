@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from scripts.local.dynamo import DemoDynamo
-from tests.conftest import DEFAULT_CONFIG, MODELS, StartGateway, free_ports
+from scripts.local.process import free_ports
+from tests.conftest import DEFAULT_CONFIG, MODELS, StartGateway
 from tests.gateway.client import Gateway, chat
 from tests.gateway.tee import bodies
 from tests.reliability import report

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from scripts.local.dynamo import DemoDynamo
-from scripts.local.process import Process
-from tests.conftest import MODELS, StartGateway, free_ports
+from scripts.local.process import Process, free_ports
+from tests.conftest import MODELS, StartGateway
 from tests.gateway.tee import running_tee
 from tests.reliability import report
 from tests.reliability.conftest import Figures

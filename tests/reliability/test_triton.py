@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from scripts.local.process import free_ports
 from scripts.local.triton import Triton
-from tests.conftest import DEFAULT_CONFIG, ROOT, StartGateway, free_ports
+from tests.conftest import DEFAULT_CONFIG, ROOT, StartGateway
 from tests.gateway.client import Gateway
 from tests.processes import stubs_of
 from tests.reliability import report

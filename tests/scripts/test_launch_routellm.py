@@ -19,10 +19,9 @@ import pytest
 from scripts.local import serve
 from scripts.local.dynamo import Command
 from scripts.local.layout import DEFAULTS, LayoutError, read_layout, router_command, vllm_dynamo
-from scripts.local.process import Process, free_port, wait_until
+from scripts.local.process import Process, free_port, free_ports, wait_until
 from scripts.local.routellm import check_routellm_options
 from scripts.local.triton import ROOT
-from tests.conftest import free_ports
 from tests.gateway.client import chat
 from tests.processes import commands
 

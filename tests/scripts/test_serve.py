@@ -15,10 +15,10 @@ import pytest
 
 from classifiers.routellm.mf import EMBEDDED_MF
 from gateway.config import ConfigError
-from scripts.local.process import Process, free_port, wait_until
+from scripts.local.process import Process, free_port, free_ports, wait_until
 from scripts.local.routellm import with_routellm_policy
 from scripts.local.serve import parser
-from tests.conftest import ROOT, free_ports
+from tests.conftest import ROOT
 from tests.processes import commands, stubs_of
 
 _SECONDS = 300
