@@ -1,6 +1,8 @@
 """How many threads a model may use."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,7 @@ def test_a_number_of_threads_may_be_given(monkeypatch: pytest.MonkeyPatch, given
     """OMP_NUM_THREADS counts, the first of a list, and what is no number does not stop a model from loading."""
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     monkeypatch.setenv("RAYON_NUM_THREADS", "1")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "1")
     before = torch.get_num_threads()
     try:
         assert limit_threads() == (threads or usable_cpus())
@@ -54,3 +57,17 @@ def test_affinity_counts(tmp_path: Path) -> None:
         assert usable_cpus(tmp_path) == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "PASSIVE"}, "0")],
+)
+def test_idle_threads_sleep_soon(given: dict[str, str], spins: str) -> None:
+    """The OpenMP that torch loads after it says for how long its threads wait, and what is given stays."""
+    code = "from classifiers.threads import limit_threads; limit_threads(); import torch"
+    # Of the variables that it would read, only those given.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    environ |= given | {"OMP_DISPLAY_ENV": "verbose"}
+    shown = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True).stderr
+    assert f"GOMP_SPINCOUNT = '{spins}'" in shown

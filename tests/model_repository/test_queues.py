@@ -12,15 +12,15 @@ from scripts.local.triton import Triton
 
 _ROOT = Path(__file__).parents[2]
 _PATIENCE = 60.0
-_MORE_THAN_THE_QUEUE = 3 * 1024
+_MORE_THAN_IN_TIME = 256
 
 
-def test_every_batching_model_bounds_its_queue() -> None:
-    """Each model that batches has a queue policy: none of them piles requests up."""
-    for config in (_ROOT / "model_repository").glob("*/config.pbtxt"):
-        text = config.read_text()
-        if "dynamic_batching" in text:
-            assert "max_queue_size: 256" in text, config
+def test_no_queue_has_a_policy() -> None:
+    """With one, of size or of time, Triton's scheduler looks for an idle instance only when a request arrives, and with
+    none arriving leaves those that wait for half a second (core's src/scheduler_utils.cc and rate_limiter.cc)."""
+    configs = list((_ROOT / "model_repository").glob("*/config.pbtxt"))
+    assert any("dynamic_batching" in config.read_text() for config in configs)
+    assert [config for config in configs if "queue_policy" in config.read_text()] == []
 
 
 def _pending(triton: Triton) -> int:
@@ -56,13 +56,13 @@ async def _ask_all(target: str, prompts: list[str], seconds: float) -> Counter[s
         await client.close()
 
 
-def test_an_overloaded_network_sheds(triton: Triton) -> None:
-    """Of far more requests than the network can answer, those past the queue's bound are refused at once and others
-    given up at their deadline; none stays behind to be worked off for nobody, and the next one is answered."""
-    prompts = [f"{number} " + "some words to read " * 200 for number in range(_MORE_THAN_THE_QUEUE)]
-    ends = asyncio.run(_ask_all(triton.grpc_url, prompts, 5.0))
+def test_an_overloaded_network_recovers(triton: Triton) -> None:
+    """Of more requests than the network can answer in time, each is decided or given up at its deadline; what they left
+    in the queue is worked off, and the next one is answered."""
+    prompts = [f"{number} " + "some words to read " * 200 for number in range(_MORE_THAN_IN_TIME)]
+    ends = asyncio.run(_ask_all(triton.grpc_url, prompts, 0.5))
     assert sum(ends.values()) == len(prompts)
-    assert ends["triton_unavailable"] > 0 and ends["decision_timeout"] > 0
-    assert set(ends) <= {"decided", "triton_unavailable", "decision_timeout"}
+    assert ends["decision_timeout"] > 0
+    assert set(ends) <= {"decided", "decision_timeout"}
     _eventually(lambda: asyncio.run(_ask_all(triton.grpc_url, ["hello"], 60.0)) == {"decided": 1})
     _eventually(lambda: _pending(triton) == 0)

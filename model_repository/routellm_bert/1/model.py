@@ -1,5 +1,9 @@
 """Triton's side of `classifiers.routellm.bert`."""
 
+from classifiers.threads import limit_threads
+
+THREADS = limit_threads()  # first of all: torch reads the environment when it is imported
+
 import os
 
 import triton_python_backend_utils as pb_utils
@@ -7,12 +11,10 @@ import triton_python_backend_utils as pb_utils
 from classifiers.routellm.bert import load_bert
 from classifiers.routellm.folder import folder_from
 from classifiers.routellm.router import score_requests
-from classifiers.threads import limit_threads
 
 
 class TritonPythonModel:
     def initialize(self, args):
-        limit_threads()
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         self.router = load_bert(folder_from(os.environ, "ROUTELLM_BERT_CHECKPOINT"), device)
