@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
-# Rounds of waiting before a thread of GNU OpenMP sleeps: about a millisecond, longer than what lies between operators of
-# a network. Its own 300,000 keep a core from the server, and so from the next prompt, long after an answer.
+# Rounds of waiting before a thread of GNU OpenMP sleeps: about a millisecond, longer than what lies between operators
+# of a network. Its own 300,000 keep a core from the server, and so from the next prompt, long after an answer.
 _SPINS = "20000"
 
 
