@@ -10,7 +10,8 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class RefuseAmbiguous:
-    """ASGI middleware: a 400 for a body of two lengths (request smuggling) and for control characters in a header.
+    """ASGI middleware: a 400 for a body of two lengths (request smuggling) or in an encoding that is not read, for no host
+    or several, and for control characters in a header.
 
     HTTP lets a server prefer `Transfer-Encoding` to `Content-Length`; a proxy before it that did the opposite would
     take the rest of one request for the next. Control characters no HTTP client would send on to an upstream.
@@ -30,11 +31,17 @@ class RefuseAmbiguous:
 
 
 def _fault(headers: list[tuple[bytes, bytes]], http_version: str) -> str | None:
-    names = {name for name, _ in headers}
-    if b"transfer-encoding" in names and b"content-length" in names:
-        return "the request has both Transfer-Encoding and Content-Length"
-    if b"transfer-encoding" in names and http_version == "1.0":
-        return "HTTP/1.0 knows no Transfer-Encoding"
+    names = [name for name, _ in headers]
+    hosts = names.count(b"host")
+    if hosts > 1 or (not hosts and http_version != "1.0"):
+        return f"the request has {hosts} Host headers"
+    if b"transfer-encoding" in names:
+        if b"content-length" in names:
+            return "the request has both Transfer-Encoding and Content-Length"
+        if http_version == "1.0":
+            return "HTTP/1.0 knows no Transfer-Encoding"
+        if [value.lower() for name, value in headers if name == b"transfer-encoding"] != [b"chunked"]:
+            return "the only Transfer-Encoding that is read is chunked"
     if _CONTROL.search(b"".join(value for _, value in headers)) is None:
         return None
     name = next(name for name, value in headers if _CONTROL.search(value))

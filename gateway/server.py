@@ -1,6 +1,5 @@
 """How the HTTP server runs: where it listens, how long it waits, how it ends."""
 
-import asyncio
 import gc
 import logging
 import resource
@@ -14,11 +13,10 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.health import Drain
+from gateway.protocol import Protocol
 
-HEAD_SECONDS = 20.0  # a request's head is one packet or two
 UNREAD_SECONDS = 120.0  # for a client that takes nothing at all; a slow one only has to go on
 _KEEP_ALIVE_SECONDS = 75  # longer than common load balancers keep a connection, so that they close it first
 _log = logging.getLogger(__name__)
@@ -48,8 +46,6 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # nothing here asks who the client is, or how it came
                 loop="uvloop",
-                # Not httptools: on `Connection: upgrade` it reads the body as a second request. h11 also bounds the
-                # headers.
                 http=Protocol,
                 ws="none",
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
@@ -79,39 +75,6 @@ class Server(uvicorn.Server):
             self._end_at = None
             self.handle_exit(signal.SIGTERM, None)
         return await super().on_tick(counter)
-
-
-class Protocol(H11Protocol):
-    """uvicorn's HTTP/1.1, with a bound on the time that a request's head may take.
-
-    uvicorn's own bound on idle connections begins with an answer and ends with the next byte. This one is for the time
-    between: from the connection, or from the first byte after an answer, to the end of the next request's head.
-    """
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._start_waiting()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._stop_waiting()
-        elif self._deadline is None:
-            self._start_waiting()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def _start_waiting(self) -> None:
-        self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
-
-    def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

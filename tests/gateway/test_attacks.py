@@ -99,10 +99,16 @@ _REFUSED = {
     "two hosts": _LINE + _CLOSE + _LENGTH + b"host: y\r\n\r\n" + _BODY,
     "a header of a megabyte": _LINE + _CLOSE + _LENGTH + b"x: " + b"a" * 1_000_000 + b"\r\n\r\n" + _BODY,
     "50,000 headers": _LINE + _CLOSE + _LENGTH + b"".join(b"x%d: 1\r\n" % i for i in range(50_000)) + b"\r\n" + _BODY,
+    "headers of 100,000 bytes": _LINE + _CLOSE + _LENGTH + (b"x: " + b"a" * 997 + b"\r\n") * 100 + b"\r\n" + _BODY,
     "a path of a megabyte": b"POST /" + b"a" * 1_000_000 + b" HTTP/1.1\r\n" + _CLOSE + _LENGTH + b"\r\n" + _BODY,
+    "the same length twice": _LINE + _CLOSE + _LENGTH + _LENGTH + b"\r\n" + _BODY,
+    "folded header": _LINE + _CLOSE + _LENGTH + b"x: a\r\n x-evil: 1\r\n\r\n" + _BODY,
+    "folded encoding": _LINE + _CLOSE + b"transfer-encoding:\r\n chunked\r\n\r\n" + _CHUNK,
+    "bare LFs": (_LINE + _CLOSE + _LENGTH + b"\r\n").replace(b"\r\n", b"\n") + _BODY,
     "HTTP/0.9": b"GET /config\r\n\r\n",
     "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 100,
+    "CONNECT to a path": b"CONNECT /v1/completions HTTP/1.1\r\n" + _CLOSE + _LENGTH + b"\r\n" + _BODY,
     "CONNECT": b"CONNECT evil.example:443 HTTP/1.1\r\n" + _CLOSE + b"\r\n",
     "TRACE": b"TRACE /v1/completions HTTP/1.1\r\n" + _CLOSE + b"\r\n",
     "a WebSocket": b"GET /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n"
@@ -154,10 +160,18 @@ def test_path_tricks_lead_nowhere(target: Gateway, tee: Tee, path: bytes) -> Non
 _READ_ONE_WAY = {
     "chunk extension": _LINE + _CLOSE + _CHUNKED + b"\r\n26;a=b\r\n" + _BODY + b"\r\n0\r\n\r\n",
     "trailers": _LINE + _CLOSE + _CHUNKED + b"\r\n26\r\n" + _BODY + b"\r\n0\r\nx-evil: 1\r\n\r\n",
-    "the same length twice": _LINE + _CLOSE + _LENGTH + _LENGTH + b"\r\n" + _BODY,
-    "folded header": _LINE + _CLOSE + _LENGTH + b"x: a\r\n x-evil: 1\r\n\r\n" + _BODY,
-    "folded encoding": _LINE + _CLOSE + b"transfer-encoding:\r\n chunked\r\n\r\n" + _CHUNK,
-    "bare LFs": (_LINE + _CLOSE + _LENGTH + b"\r\n").replace(b"\r\n", b"\n") + _BODY,
+    "an offer to upgrade": _LINE
+    + b"host: x\r\nconnection: upgrade, http2-settings, close\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+    + _LENGTH
+    + b"\r\n"
+    + _BODY,
+    "an offer to upgrade, and chunks": _LINE
+    + _CLOSE.replace(b"close", b"upgrade, close")
+    + b"upgrade: h2c\r\n"
+    + _CHUNKED
+    + b"\r\n"
+    + _CHUNK,
+    "spaces around a value": _LINE + _CLOSE + _LENGTH.replace(b"\r", b" \t\r") + b"\r\n" + _BODY,
     "HTTP/1.0": _LINE.replace(b"1.1", b"1.0") + _CLOSE + _LENGTH + b"\r\n" + _BODY,
     "encoded letter": _LINE.replace(b"/completions", b"/%63ompletions") + _CLOSE + _LENGTH + b"\r\n" + _BODY,
     "CRLF in the query": _LINE.replace(b" HTTP", b"?a=%0d%0ax-evil:%201 HTTP") + _CLOSE + _LENGTH + b"\r\n" + _BODY,
@@ -194,6 +208,29 @@ def test_pipelined_requests_are_answered_in_order(target: Gateway, tee: Tee) -> 
     answer = _talk(target, first + first.replace(b"first", b"second") + last)
     assert re.findall(rb"x-request-id: (\w+)", answer) == [b"first", b"second", b"last"]
     assert _statuses(answer) == [404, 404, 200]
+    assert _forwarded(tee) == before + 2
+
+
+def test_what_follows_a_request_cannot_break_its_answer(target: Gateway, tee: Tee) -> None:
+    """Behind whole requests comes what is no HTTP: they are answered, and then the connection ends."""
+    before = _forwarded(tee)
+    whole = _LINE + b"host: x\r\n" + _LENGTH + b"\r\n" + _BODY
+    answer = _talk(target, whole + whole + b"\x16\x03\x01 no HTTP\r\n\r\n" + whole)
+    assert _statuses(answer) == [404, 404]
+    assert _forwarded(tee) == before + 2
+
+
+def test_an_offer_to_upgrade_may_come_in_pieces(target: Gateway, tee: Tee) -> None:
+    """However the bytes arrive, it is one request, and the next on its connection another."""
+    before = _forwarded(tee)
+    raw = _READ_ONE_WAY["an offer to upgrade"].replace(b", close", b"")
+    with _connect(target) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for place in range(len(raw)):
+            connection.sendall(raw[place : place + 1])
+        connection.sendall(_LINE + _CLOSE + _LENGTH + b"\r\n" + _BODY)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert _statuses(answer) == [404, 404]
     assert _forwarded(tee) == before + 2
 
 

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from gateway import chat as chat_module
-from gateway import cli, server
+from gateway import cli, protocol, server
 from gateway.app import create_app
 from gateway.config import load_config
 from gateway.health import Drain
@@ -59,7 +59,7 @@ def _rest(connection: socket.socket) -> bytes:
 
 def test_connections_that_send_no_whole_request_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a byte, with half a head, dripping, after an answer, or with a body that nobody reads: closed in time."""
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     with _serving("http://127.0.0.1:1") as port:
         for sent in (b"", b"GET /health HTTP/1.1\r\nhost:"):
             with _connect(port) as connection:
@@ -85,7 +85,7 @@ def test_connections_that_send_no_whole_request_are_closed(monkeypatch: pytest.M
 
 def test_idle_connections_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that waits between two requests is kept past the bound on heads."""
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     with _serving("http://127.0.0.1:1") as port, _connect(port) as connection:
         for _ in range(2):
             connection.sendall(_GET)
