@@ -10,8 +10,8 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class RefuseAmbiguous:
-    """ASGI middleware: a 400 for a body of two lengths (request smuggling) or in an encoding that is not read, for no host
-    or several, and for control characters in a header.
+    """ASGI middleware: a 400 for a body of two lengths (request smuggling) or in an encoding that is not read, for more
+    or less than one host, and for control characters in a header.
 
     HTTP lets a server prefer `Transfer-Encoding` to `Content-Length`; a proxy before it that did the opposite would
     take the rest of one request for the next. Control characters no HTTP client would send on to an upstream.
