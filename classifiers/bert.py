@@ -1,35 +1,31 @@
 """BERT's forward pass over packed prompts, for inference.
 
-The sums are those of Devlin et al., BERT (2019), and of `transformers.BertModel`, whose weights it takes; `packing`
-says why the prompts are packed. Query, key and value of a layer are one product instead of three.
+The sums are those of Devlin et al., BERT (2019), and of `transformers.BertModel`; `packing` says why the prompts are
+packed. Query, key and value of a layer are one product instead of three.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import BertConfig, BertModel
-from transformers.models.bert.modeling_bert import BertLayer
 
+from classifiers.encoder import EncoderConfig
 from classifiers.linear import ServingLinear
 from classifiers.packing import Group, Packed
 
 
-def is_plain_bert(encoder: nn.Module) -> TypeGuard[BertModel]:
-    """Whether `PackedBert` computes what `encoder` does."""
-    return isinstance(encoder, BertModel) and encoder.config.hidden_act == "gelu" and not encoder.config.is_decoder
-
-
 class PackedBert(nn.Module):
-    """A `BertModel` without pooler or dropout. Embeddings and norms are the model's own, linear layers copies."""
+    """BERT without pooler or dropout. Embeddings and norms are those of the module that it is made of, linear layers
+    copies."""
 
-    def __init__(self, bert: BertModel, dtype: torch.dtype = torch.float32) -> None:
-        """`dtype`: the linear layers' precision. Their answers are of the type that the embeddings have."""
+    def __init__(self, bert: Any, dtype: torch.dtype = torch.float32) -> None:
+        """`bert`: a `HeldEncoder`, or a `transformers.BertModel`, which has the same names. `dtype`: the linear layers'
+        precision. Their answers are of the type that the embeddings have."""
         super().__init__()
-        self.config: BertConfig = bert.config
+        self.config: EncoderConfig = bert.config
         self.embeddings = bert.embeddings
         self.layers = nn.ModuleList(
             _Layer(layer, self.config.num_attention_heads, dtype) for layer in bert.encoder.layer
@@ -46,7 +42,7 @@ class PackedBert(nn.Module):
 
 
 class _Layer(nn.Module):
-    def __init__(self, layer: BertLayer, heads: int, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, heads: int, dtype: torch.dtype) -> None:
         super().__init__()
         parts = (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value)
         self.heads = heads

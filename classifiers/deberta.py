@@ -1,7 +1,7 @@
 """DeBERTa's forward pass over packed prompts, for inference.
 
-The sums are those of He et al., DeBERTa (2021), section 3.1, and of `transformers.DebertaV2Model`, whose weights it
-takes. What differs is when they are done:
+The sums are those of He et al., DeBERTa (2021), section 3.1, and of `transformers.DebertaV2Model` as DeBERTa-v3
+configures it. What differs is when they are done:
 
 - How a token attends to another depends on the distance between them, through products with projected embeddings of
   relative positions. The projections depend on the weights alone, and are made once, at loading; the library makes them
@@ -15,50 +15,32 @@ takes. What differs is when they are done:
 from __future__ import annotations
 
 import math
-from typing import TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import DebertaV2Config, DebertaV2Model
-from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Layer, make_log_bucket_position
 
 from classifiers.bert import join_heads, serving_linears, split_heads
+from classifiers.encoder import EncoderConfig
 from classifiers.linear import ServingLinear
 from classifiers.packing import Group, Packed
 
 _KINDS_OF_SCORE = 3  # content to content, content to position, position to content
 
 
-def is_deberta_v3(encoder: nn.Module) -> TypeGuard[DebertaV2Model]:
-    """Whether `PackedDeberta` computes what `encoder` does."""
-    if not isinstance(encoder, DebertaV2Model):
-        return False
-    config = encoder.config
-    return (
-        config.relative_attention
-        and config.share_att_key
-        and set(config.pos_att_type) == {"c2p", "p2c"}
-        and config.position_buckets > 0
-        and config.max_relative_positions < 1
-        and not config.position_biased_input
-        and not config.type_vocab_size
-        and not getattr(config, "conv_kernel_size", 0)
-        and getattr(config, "embedding_size", config.hidden_size) == config.hidden_size
-        and config.hidden_act == "gelu"
-    )
-
-
 class PackedDeberta(nn.Module):
-    """A `DebertaV2Model` of DeBERTa-v3's kind without dropout. Embeddings and norms are the model's own, linear layers
+    """DeBERTa-v3 without dropout. Embeddings and norms are those of the module that it is made of, linear layers
     copies."""
 
-    def __init__(self, deberta: DebertaV2Model, dtype: torch.dtype = torch.float32) -> None:
-        """`dtype`: the linear layers' precision. Their answers are of the type that the embeddings have."""
+    def __init__(self, deberta: Any, dtype: torch.dtype = torch.float32) -> None:
+        """`deberta`: a `HeldEncoder`, or a `transformers.DebertaV2Model`, which has the same names. `dtype`: the linear
+        layers' precision. Their answers are of the type that the embeddings have."""
         super().__init__()
-        self.config: DebertaV2Config = deberta.config
+        self.config: EncoderConfig = deberta.config
         self.embeddings = deberta.embeddings
-        positions = deberta.encoder.get_rel_embedding()[_buckets_by_distance(self.config)]
+        positions = deberta.encoder.LayerNorm(deberta.encoder.rel_embeddings.weight)
+        positions = positions[_buckets_by_distance(self.config)]
         heads = self.config.num_attention_heads
         self.layers = nn.ModuleList(_Layer(layer, positions, heads, dtype) for layer in deberta.encoder.layer)
 
@@ -70,13 +52,19 @@ class PackedDeberta(nn.Module):
         return hidden
 
 
-def _buckets_by_distance(config: DebertaV2Config) -> Tensor:
-    """The row of the relative embeddings for each distance from -(N - 1) to N - 1, N being the most tokens."""
-    farthest = config.max_position_embeddings - 1
-    distances = torch.arange(-farthest, farthest + 1)
-    buckets = make_log_bucket_position(distances, config.position_buckets, config.max_position_embeddings).long()
-    rows: Tensor = (buckets + config.position_buckets).clamp(0, 2 * config.position_buckets - 1)
-    return rows
+def _buckets_by_distance(config: EncoderConfig) -> Tensor:
+    """The row of the relative embeddings for each distance from -(N - 1) to N - 1, N being the most tokens.
+
+    Near distances, up to half the buckets, have one each; farther ones share them, logarithmically (the function
+    make_log_bucket_position of the authors' code, github.com/microsoft/DeBERTa).
+    """
+    buckets, most = config.position_buckets, config.max_position_embeddings
+    near = buckets // 2
+    distances = torch.arange(1 - most, most)
+    far = distances.abs().clamp(min=near) / near
+    shared = near + torch.ceil(torch.log(far) / math.log((most - 1) / near) * (near - 1)).long()
+    rows = torch.where(distances.abs() <= near, distances, shared * distances.sign())
+    return (rows + buckets).clamp(0, 2 * buckets - 1)
 
 
 class _Layer(nn.Module):
@@ -84,7 +72,7 @@ class _Layer(nn.Module):
     position_keys: Tensor
     position_queries: Tensor
 
-    def __init__(self, layer: DebertaV2Layer, positions: Tensor, heads: int, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Any, positions: Tensor, heads: int, dtype: torch.dtype) -> None:
         super().__init__()
         attention = layer.attention.self
         query, key, value = attention.query_proj, attention.key_proj, attention.value_proj

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,21 +13,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, DebertaV2Config
-from transformers.initialization import no_init_weights
 
 from classifiers import nvidia
-from classifiers.bert import PackedBert, is_plain_bert
-from classifiers.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    Encoder,
-    adapted_layers,
-    check_encoder,
-    nvidia_sizes,
-    read_shapes,
-)
-from classifiers.deberta import PackedDeberta, is_deberta_v3
+from classifiers.bert import PackedBert
+from classifiers.checkpoint import Checkpoint, CheckpointError, Encoder, adapted_layers, check_encoder, nvidia_sizes
+from classifiers.deberta import PackedDeberta
+from classifiers.encoder import EncoderConfig, HeldEncoder, fill, hold_bert, hold_deberta, read_bert_config
 from classifiers.packing import Packed, pack, pool
 from classifiers.rows import slices
 
@@ -65,25 +58,6 @@ class PromptClassifier(nn.Module):
         return [logits[own] for own in slices(map(len, batches))]
 
 
-class LibraryEncoder(nn.Module):
-    """Any encoder of the transformers library, called group by group: for training, and for those that have no packed
-    form here."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.config = module.config
-
-    def forward(self, packed: Packed) -> Tensor:
-        """The vectors [P, hidden] after the last layer."""
-        vectors = []
-        for group in packed.groups:
-            ids = packed.ids[group.places].view(group.prompts, group.length)
-            mask = None if group.mask is None else group.mask.long()
-            vectors.append(self.module(input_ids=ids, attention_mask=mask).last_hidden_state.flatten(0, 1))
-        return torch.cat(vectors)
-
-
 def load_network(checkpoint: Checkpoint, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PromptClassifier:
     """The checkpoint's network, ready to classify on `device` ("cpu", "cuda:0"), its linear layers in `dtype`.
 
@@ -100,74 +74,64 @@ def load_network(checkpoint: Checkpoint, device: str = "cpu", dtype: torch.dtype
 
 
 def serving_encoder(encoder: nn.Module, device: str, dtype: torch.dtype) -> nn.Module:
-    """The encoder on `device`, in its packed form if there is one."""
+    """What `load_encoder` gives, on `device`, in its packed form if there is one."""
     encoder = encoder.requires_grad_(False).eval().to(device)
     packed: nn.Module
-    if is_deberta_v3(encoder):
+    if not isinstance(encoder, HeldEncoder):
+        packed = library().LibraryEncoder(encoder.to(dtype))
+    elif encoder.config.position_buckets:
         packed = PackedDeberta(encoder, dtype)
-    elif is_plain_bert(encoder):
-        packed = PackedBert(encoder, dtype)
     else:
-        packed = LibraryEncoder(encoder.to(dtype))
+        packed = PackedBert(encoder, dtype)
     return packed if device == "cpu" else packed.to(dtype)
 
 
-def build_encoder(checkpoint: Checkpoint) -> nn.Module:
-    """The sentence encoder under a softmax checkpoint, as its package has it, without the adapters.
-
-    Raises CheckpointError: the encoder's weights are missing or another file than expected.
-    """
-    if checkpoint.encoder is None:
-        raise ValueError(f"a checkpoint of kind '{checkpoint.kind}' holds its own encoder")
-    return load_encoder(checkpoint.encoder)
-
-
 def load_encoder(encoder: Encoder) -> nn.Module:
-    """The sentence encoder as its package has it.
+    """The sentence encoder's weights, or, where it has no packed form here, the library's module.
 
-    Raises CheckpointError: its weights are missing or another file than expected.
+    Raises CheckpointError: its weights are missing or another file than expected, or its config.json is wrong.
     """
+    config = read_bert_config(encoder.folder)
+    if config is None:
+        module: nn.Module = library().load_library_encoder(encoder)
+        return module
     check_encoder(encoder)
-    config = AutoConfig.from_pretrained(encoder.folder, local_files_only=True)
-    with no_init_weights():
-        module: nn.Module = AutoModel.from_config(config, add_pooling_layer=False)
-    _fill(module, encoder.weights_file, prefix="")
-    return module
+    held = hold_bert(config)
+    fill(held, encoder.weights_file)
+    return held
+
+
+def library() -> ModuleType:
+    """`classifiers.library`, imported only where it is needed: it takes 120 MB."""
+    return import_module("classifiers.library")
 
 
 def _nvidia_encoder(checkpoint: Checkpoint) -> nn.Module:
-    # Every value is filled in from the file below, so drawing random ones first would only cost seconds.
-    with no_init_weights():
-        encoder: nn.Module = AutoModel.from_config(_deberta(nvidia_sizes(checkpoint)))
-    _fill(encoder, checkpoint.weights_file, prefix="backbone.")
-    return encoder
+    sizes = nvidia_sizes(checkpoint)
+    if sizes.positions < 4:  # two buckets of distances, on either side
+        raise CheckpointError(f"{checkpoint.weights_file}: has {sizes.positions} relative positions, and needs 4")
+    held = hold_deberta(_deberta(sizes))
+    fill(held, checkpoint.weights_file, prefix="backbone.")
+    return held
 
 
-def _deberta(sizes: nvidia.Sizes) -> DebertaV2Config:
+def _deberta(sizes: nvidia.Sizes) -> EncoderConfig:
     """microsoft/deberta-v3-base's config; the published config.json describes another network and is not asked."""
-    return DebertaV2Config(
+    return EncoderConfig(
         vocab_size=sizes.vocabulary,
         hidden_size=sizes.hidden,
         num_hidden_layers=sizes.layers,
         num_attention_heads=sizes.hidden // nvidia.ATTENTION_HEAD_SIZE,
         intermediate_size=sizes.intermediate,
         max_position_embeddings=nvidia.MAX_TOKENS,
-        relative_attention=True,
-        max_relative_positions=-1,
-        position_buckets=sizes.positions // 2,
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        pos_att_type=["p2c", "c2p"],
-        position_biased_input=False,
         layer_norm_eps=1e-7,
-        type_vocab_size=0,
-        pad_token_id=0,
-        hidden_act="gelu",
+        position_buckets=sizes.positions // 2,
     )
 
 
 def _softmax_encoder(checkpoint: Checkpoint) -> nn.Module:
-    encoder = build_encoder(checkpoint)
+    assert checkpoint.encoder is not None  # the other kind holds its own
+    encoder = load_encoder(checkpoint.encoder)
     _merge_adapters(encoder, checkpoint.weights_file)
     return encoder
 
@@ -180,21 +144,6 @@ def _merge_adapters(encoder: nn.Module, file: Path) -> None:
             down = tensors.get_tensor(f"adapters.{layer}.down").float()
             up = tensors.get_tensor(f"adapters.{layer}.up").float()
             weights[f"{layer}.weight"] += up @ down
-
-
-def _fill(module: nn.Module, file: Path, prefix: str) -> None:
-    """Copies the file's tensors into the module's, one at a time: the weights are never in memory twice.
-
-    They are copied, not mapped: a mapped file that is overwritten in place would change or kill a serving network.
-    """
-    found = read_shapes(file)
-    targets = module.state_dict()
-    wrong = [name for name, target in targets.items() if found.get(prefix + name) != tuple(target.shape)]
-    if wrong:
-        raise CheckpointError(f"{file}: tensors missing or of the wrong shape: {', '.join(prefix + n for n in wrong)}")
-    with safe_open(file, framework="pt") as tensors:
-        for name, target in targets.items():
-            target.copy_(tensors.get_tensor(prefix + name))
 
 
 def _fill_heads(network: PromptClassifier, checkpoint: Checkpoint) -> None:

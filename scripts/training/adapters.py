@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from classifiers.checkpoint import Checkpoint, adapted_layers
-from classifiers.network import LibraryEncoder, PromptClassifier, build_encoder
+from classifiers.library import LibraryEncoder, load_library_encoder
+from classifiers.network import PromptClassifier
 
 
 class LowRank(nn.Module):
@@ -30,7 +31,8 @@ def trainable_network(checkpoint: Checkpoint) -> PromptClassifier:
 
     Raises CheckpointError: the encoder is missing or another file than expected.
     """
-    encoder = build_encoder(checkpoint).requires_grad_(False)
+    assert checkpoint.encoder is not None  # what is trained stands on one
+    encoder = load_library_encoder(checkpoint.encoder).requires_grad_(False)
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     for layer in adapted_layers(shapes):
         outputs, inputs = shapes[f"{layer}.weight"]
