@@ -8,6 +8,8 @@ from statistics import median
 from typing import Literal
 
 Values = Mapping[str, Sequence[float]]
+Compute = Callable[[Values], list[float]]
+"""A figure for each round."""
 Comparison = Literal["≥", "≤", "<"]
 
 
@@ -19,13 +21,13 @@ class Promise:
     what: str
     part: str
     unit: str
-    compute: Callable[[Values], list[float]]
+    compute: Compute
     comparison: Comparison
     target: float
     target_without_bf16: float | None = None
     """Where the processor has no AVX512-BF16."""
-    beside: tuple[tuple[str, str, str], ...] = ()
-    """Measured values that it comes from: what they are, their name, and their unit."""
+    beside: tuple[tuple[str, str | Compute, str], ...] = ()
+    """What it comes from or compares with: what that is, the measured value's name or how it comes out, its unit."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +54,26 @@ class Result:
                 return self.value < self.target
 
 
-def ratio(above: str, below: str) -> Callable[[Values], list[float]]:
+def ratio(above: str, below: str) -> Compute:
     """Of two values, round by round."""
     return lambda values: [a / b for a, b in zip(values[above], values[below], strict=True)]
 
 
-def difference(more: str, less: str) -> Callable[[Values], list[float]]:
+def difference(more: str, less: str) -> Compute:
     """Of two values, round by round."""
     return lambda values: [a - b for a, b in zip(values[more], values[less], strict=True)]
 
 
-def plain(name: str, scale: float = 1.0) -> Callable[[Values], list[float]]:
+def plain(name: str, scale: float = 1.0) -> Compute:
     """A value as it was measured, times `scale`."""
     return lambda values: [each * scale for each in values[name]]
 
 
-def chunk_microseconds(values: Values) -> list[float]:
-    """Gateway CPU for each SSE event: what longer streams cost more, over the events that they have more."""
-    seconds = difference("gateway.paced.cpu_seconds", "gateway.paced-short.cpu_seconds")(values)
-    chunks = difference("gateway.paced.chunks", "gateway.paced-short.chunks")(values)
-    return [a / b * 1e6 for a, b in zip(seconds, chunks, strict=True)]
+def chunk_microseconds(way: str) -> Compute:
+    """CPU for each SSE event on this way: what longer streams cost more, over the events that they have more."""
+    seconds = difference(f"{way}.paced.cpu_seconds", f"{way}.paced-short.cpu_seconds")
+    chunks = difference(f"{way}.paced.chunks", f"{way}.paced-short.chunks")
+    return lambda values: [a / b * 1e6 for a, b in zip(seconds(values), chunks(values), strict=True)]
 
 
 def _against_the_limit(part: str, encoder: str) -> tuple[Promise, Promise, Promise]:
@@ -149,16 +151,22 @@ PROMISES = (
         plain("gateway.whole.16.gateway_cpu_ms"),
         "≤",
         0.9,
-        beside=(("nginx", "nginx.whole.16.nginx_cpu_ms", "ms"),),
+        beside=(
+            ("1 client", "gateway.whole.1.gateway_cpu_ms", "ms"),
+            ("64 clients", "gateway.whole.64.gateway_cpu_ms", "ms"),
+            ("16 clients, decision remembered", "gateway.remembered.16.gateway_cpu_ms", "ms"),
+            ("nginx", "nginx.whole.16.nginx_cpu_ms", "ms"),
+        ),
     ),
     Promise(
         "gateway.chunk",
         "gateway CPU per SSE chunk (64 paced streams)",
         "gateway",
         "µs",
-        chunk_microseconds,
+        chunk_microseconds("gateway"),
         "≤",
         11,
+        beside=(("nginx", chunk_microseconds("nginx"), "µs"), ("Dynamo itself", chunk_microseconds("direct"), "µs")),
     ),
     Promise(
         "gateway.paced",
@@ -244,9 +252,15 @@ def results(parts: Mapping[str, Values], has_bf16: bool) -> list[Result]:
         target = promise.target
         if promise.target_without_bf16 is not None and not has_bf16:
             target = promise.target_without_bf16
-        beside = ", ".join(f"{what} {number(median(values[name]))} {unit}" for what, name, unit in promise.beside)
+        beside = ", ".join(
+            f"{what} {number(median(_of(values, source)))} {unit}" for what, source, unit in promise.beside
+        )
         found.append(Result(promise, tuple(promise.compute(values)), target, beside.replace(" /s", "/s")))
     return found
+
+
+def _of(values: Values, source: str | Compute) -> Sequence[float]:
+    return values[source] if isinstance(source, str) else source(values)
 
 
 def number(value: float) -> str:

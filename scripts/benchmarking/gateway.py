@@ -48,7 +48,9 @@ def measure_gateway(run: Run) -> Values:
     tokens = 32 if run.quick else _PACED_TOKENS
     for tokens_each, name in ((tokens, "paced"), (_SHORT_TOKENS, "paced-short")):
         steps.append(partial(_paced, rig, rig.paced, f"direct.{name}", tokens_each))
+        steps.append(partial(_paced, rig, rig.paced_nginx, f"nginx.{name}", tokens_each))
         steps.append(partial(_paced, rig, rig.paced_gateway, f"gateway.{name}", tokens_each))
+    steps.append(partial(_remembered, run, rig))
     steps.append(partial(_cache_hit, rig, 500 if run.quick else _HITS))
     for way in WAYS:
         _point(run, rig, way, "whole", 16)  # warm
@@ -108,6 +110,15 @@ def _paced(rig: Rig, server: Server, name: str, tokens: int) -> Found:
         f"{name}.chunks": float(seen.chunks),
         f"{name}.cpu_seconds": server.cpu() - before,
     }
+
+
+def _remembered(run: Run, rig: Rig) -> Found:
+    """The gateway's CPU for a request that Triton is not asked about, and whose network so does not share the cores."""
+    bodies = itertools.repeat(body(next(rig.unique()), _TOKENS["whole"]))
+    load(rig.remembering.url, itertools.islice(bodies, 1), 1, DECIDED)
+    before = rig.remembering.cpu()
+    seen = load(rig.remembering.url, lasting(bodies, run.seconds(1.5)), 16, frozenset({"cached"}))
+    return {"gateway.remembered.16.gateway_cpu_ms": (rig.remembering.cpu() - before) * 1000 / len(seen.whole)}
 
 
 def _cache_hit(rig: Rig, hits: int) -> Found:

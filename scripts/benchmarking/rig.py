@@ -70,7 +70,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Rig:
-    """Everything running. `gateway`, `remembering` and `nginx` are in front of `direct`, `paced_gateway` of `paced`."""
+    """Everything running. `gateway`, `remembering` and `nginx` are in front of `direct`, the others of `paced`."""
 
     triton: Triton
     direct: Server
@@ -80,6 +80,7 @@ class Rig:
     remembering: Server
     """As `gateway`, but with its cache of decisions on."""
     nginx: Server
+    paced_nginx: Server
     prompts: tuple[str, ...]
     """Short ones: what is measured here is not the network."""
     _numbers: Iterator[int]
@@ -115,9 +116,11 @@ def running_rig(run: Run) -> Iterator[Rig]:
         paced_gateway = stack.enter_context(_gateway(triton, paced.url, folder / "paced", WITHOUT_CACHE))
         remembering = stack.enter_context(_gateway(triton, fast.url, folder / "remembering", {}))
         nginx = stack.enter_context(_nginx(fast.port, run.folder / "nginx"))
+        paced_nginx = stack.enter_context(_nginx(paced.port, run.folder / "nginx-paced"))
         direct = Server(fast.url, tuple(fast.processes))
         slow = Server(paced.url, tuple(paced.processes))
-        yield Rig(triton, direct, slow, gateway, paced_gateway, remembering, nginx, prompts, itertools.count())
+        servers_before = (gateway, paced_gateway, remembering, nginx, paced_nginx)
+        yield Rig(triton, direct, slow, *servers_before, prompts, itertools.count())
 
 
 def write_config(file: Path, settings: Mapping[str, object]) -> Path:

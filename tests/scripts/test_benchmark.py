@@ -101,7 +101,7 @@ def test_a_chunk_costs_what_longer_streams_cost_more() -> None:
         "gateway.paced.chunks": [110_000.0],
         "gateway.paced-short.chunks": [10_000.0],
     }
-    assert chunk_microseconds(values) == pytest.approx([10.0])
+    assert chunk_microseconds("gateway")(values) == pytest.approx([10.0])
 
 
 def test_parts_of_another_machine_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
