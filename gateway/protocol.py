@@ -1,9 +1,10 @@
-"""HTTP/1.1 as the gateway reads it: uvicorn's protocol on llhttp, which here takes one request for one request."""
+"""HTTP/1.1 as the gateway reads it: uvicorn's protocol on llhttp, which here takes one request at a time."""
 
 import asyncio
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEAD_SECONDS = 20.0  # a request's head is one packet or two
 MAX_HEAD_BYTES = 65536
@@ -13,21 +14,24 @@ _FAULT = "Invalid HTTP request received."
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with bounds on a request's head and without doubtful readings of it.
+    """uvicorn's HTTP/1.1, with bounds on what is read and without what two servers could read differently.
 
     - A head has HEAD_SECONDS and MAX_HEAD_BYTES. uvicorn's own bound on idle connections begins with an answer and ends
       with the next byte; this one is for the time from the connection, or from the first byte after an answer, to the
-      end of the next head.
+      end of the next head. What is no head and no body (trailers, extensions of chunks) has as many bytes.
+    - One request is read at a time. What follows it before its answer has ended, be it a request or none, ends the
+      connection behind that answer. HTTP lets a server do so, and clients that pipeline ask again.
+      uvicorn would take in as many as come, and write the answer to a faulty one into the answer before.
     - A request that offers an upgrade, as Java's client does with its first one, is read as if it did not. uvicorn
       would take its body for the next request.
     - Trailers are dropped. uvicorn would append them to the headers of the request, which is being answered.
-    - A fault in what follows a request ends the connection after that request's answer. uvicorn would write into it.
+    - An answer to HTTP/1.0 has no chunks, and no 100 before it.
     """
 
     _deadline: asyncio.TimerHandle | None = None
     _in_head = False
     _head_bytes = 0  # of the target and the headers that are complete
-    _unfinished_bytes = 0  # since the head began, and not in the packet in which it did
+    _unread_bytes = 0  # in packets since the last one that held a body's bytes, or a request's begin or end
     _faulty = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -52,8 +56,10 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
+        if self.cycle is not None and not _all_sent(self.cycle):
+            raise ValueError("a request before the answer to the last one")
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._unread_bytes = True, 0, 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -66,29 +72,43 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self.parser.get_http_version() not in _VERSIONS:
+        version = self.parser.get_http_version()
+        if version not in _VERSIONS:
             raise ValueError("another version of HTTP")
         # Neither a URL, nor a path with a fragment, nor what CONNECT takes: uvicorn would look for a path in each.
         if not self.url.startswith(b"/") or b"#" in self.url or self.parser.get_method() == b"CONNECT":
             raise ValueError("a target that is no path")
+        if version == "1.0":
+            self.expect_100_continue = False
         if not self.parser.should_upgrade():
             super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._unread_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        if not self.parser.should_upgrade():
-            super().on_message_complete()
+        self._unread_bytes = 0
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        if not self.parser.should_keep_alive():  # a trailer can say so, too
+            self._end_after_answer()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        super()._start_asgi_task(cycle, app if cycle.scope["http_version"] != "1.0" else _without_chunks(cycle, app))  # type: ignore[arg-type]
 
     def _feed(self, data: bytes) -> None:
         """Raises HttpParserError."""
-        self._unfinished_bytes = self._unfinished_bytes + len(data) if self._in_head else 0
+        self._unread_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             (end_of_head,) = upgrade.args
             head = self._head_without_upgrade()
             self.parser = httptools.HttpRequestParser(self)
-            self._feed(head + data[end_of_head:])
-        if self._in_head and self._unfinished_bytes > MAX_HEAD_BYTES:
+            self._feed(head + data[end_of_head:])  # no deeper: a second offer comes before the first is answered
+        if self._unread_bytes > MAX_HEAD_BYTES:
             raise httptools.HttpParserError("a header that is too long")
 
     def _head_without_upgrade(self) -> bytes:
@@ -102,18 +122,22 @@ class Protocol(HttpToolsProtocol):
             raise ValueError("a head that is too long")
 
     def _refuse(self) -> None:
-        """What came last is no HTTP. Nothing more is read, and what was asked before is answered."""
+        """What came last is not taken. Nothing more is read, and what was asked before is answered."""
         self._faulty = True
-        self.logger.warning(_FAULT)
-        newest = self.cycle
-        if newest is None or newest.response_complete:
+        request = self.cycle
+        if request is None or request.response_complete or (request.more_body and not request.response_started):
+            self.logger.warning(_FAULT)
             self.send_400_response(_FAULT)
-        elif not newest.more_body:
-            newest.keep_alive = False
-        elif newest.response_started or self.pipeline:
+        elif request.more_body:
             self.transport.close()
         else:
-            self.send_400_response(_FAULT)
+            self._end_after_answer()
+
+    def _end_after_answer(self) -> None:
+        if self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
 
     def _start_waiting(self) -> None:
         self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
@@ -122,3 +146,30 @@ class Protocol(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+def _all_sent(cycle: RequestResponseCycle) -> bool:
+    """Whether the client may take the answer for complete: so it can before the message that ends it, by its length."""
+    has_length = cycle.response_started and cycle.chunked_encoding is False
+    return cycle.response_complete or (has_length and cycle.expected_content_length == 0)
+
+
+def _without_chunks(cycle: RequestResponseCycle, app: ASGIApp) -> ASGIApp:
+    """`app`, whose answers without a length end with the connection."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        without_length = False
+
+        async def send_plain(message: Message) -> None:
+            nonlocal without_length
+            if message["type"] == "http.response.start":
+                without_length = all(name.lower() != b"content-length" for name, _ in message["headers"])
+                if without_length:
+                    cycle.chunked_encoding = False
+            elif without_length:
+                cycle.expected_content_length = len(message.get("body", b""))  # uvicorn compares the two
+            await send(message)
+
+        await app(scope, receive, send_plain)
+
+    return answer

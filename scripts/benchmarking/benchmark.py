@@ -15,6 +15,7 @@ from subprocess import TimeoutExpired
 from scripts.benchmarking.decisions import measure_curves, measure_decisions
 from scripts.benchmarking.figures import number
 from scripts.benchmarking.gateway import measure_gateway, measure_growth
+from scripts.benchmarking.profile import measure_profile
 from scripts.benchmarking.prompts import DEFAULT, PromptsError, read_texts
 from scripts.benchmarking.record import PLOTS, RECORD, add_part, load_record, results_of, save_record, values_of
 from scripts.benchmarking.rounds import Kept, Run, Values
@@ -29,6 +30,7 @@ PARTS: Mapping[str, Callable[[Run], Values]] = {
     "embedded-curves": lambda run: measure_curves(run, None),
     "gateway": measure_gateway,
     "growth": measure_growth,
+    "profile": measure_profile,
 }
 
 

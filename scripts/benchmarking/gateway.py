@@ -23,7 +23,7 @@ from gateway.state import open_state
 from scripts.benchmarking import servers
 from scripts.benchmarking.client import Seen, body, lasting, load
 from scripts.benchmarking.processes import cpu_seconds, memory
-from scripts.benchmarking.rig import MODEL, Rig, Server, running_rig
+from scripts.benchmarking.rig import MODEL, Rig, Server, kept_rig, running_rig
 from scripts.benchmarking.rounds import Found, Run, Step, Values, interleave
 from scripts.local.process import StartError
 
@@ -41,7 +41,7 @@ _NEW_IN_TEN = frozenset({"decided", "cached"})
 
 def measure_gateway(run: Run) -> Values:
     """Raises StartError, PromptsError."""
-    rig = _rig(run)
+    rig = kept_rig(run)
     steps: list[Step] = []
     for kind, concurrency, way in itertools.product(KINDS, CONCURRENCIES, WAYS):
         steps.append(partial(_point, run, rig, way, kind, concurrency))
@@ -55,10 +55,6 @@ def measure_gateway(run: Run) -> Values:
     for way in WAYS:
         _point(run, rig, way, "whole", 16)  # warm
     return interleave("gateway", steps, run.rounds)
-
-
-def _rig(run: Run) -> Rig:
-    return run.kept.enter("rig", lambda: running_rig(run))
 
 
 def _point(run: Run, rig: Rig, way: str, kind: str, concurrency: int) -> Found:
@@ -156,7 +152,7 @@ def measure_growth(run: Run) -> Values:
     first, last = (300, 900) if run.quick else (10_000, 100_000)
     run.notes["requests"] = f"{first:,} and {last:,}"
     values: Values = {}
-    rig = _rig(run)
+    rig = run.kept.enter("growth", lambda: running_rig(run))  # fresh: it counts from its first request
     with tqdm(total=last, desc="growth", unit="request", disable=None) as bar:
         bodies = _one_in_ten_new(rig)
         for name, requests in (("first", first), ("last", last - first)):

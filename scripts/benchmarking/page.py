@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from scripts.benchmarking import profile
 from scripts.benchmarking.decisions import CONCURRENCIES as DECISION_CONCURRENCIES
 from scripts.benchmarking.draw import PICTURES
 from scripts.benchmarking.figures import FURTHER, number
 from scripts.benchmarking.gateway import CONCURRENCIES, KINDS, WAYS
-from scripts.benchmarking.prompts import LENGTHS
+from scripts.benchmarking.prompts import BANDS, LENGTHS
 from scripts.benchmarking.record import PLOTS, load_record, results_of
 
 _NONE = "Nothing is recorded yet: `scripts/benchmark --record` does it."
@@ -86,6 +88,48 @@ def gateway() -> str:
                     f"| {_KIND_NAMES[kind]} | {concurrency} | {way} | {_speed(values, name)} | {first} "
                     f"| {' | '.join(cells)} |"
                 )
+    return "\n".join(rows) if len(rows) > 2 else _NONE
+
+
+def profile_of_passes() -> str:
+    """A forward pass by kind of operator."""
+    values = load_record()["parts"].get("profile", {}).get("values", {})
+    rows = ["| forward pass of one prompt | linear layers | attention | all else |", "|---|---|---|---|"]
+    for part, encoder in (("deberta", "DeBERTa"), ("embedded", "embedded encoder")):
+        for length in profile.LENGTHS:
+            if f"{part}.{length}.linear_ms" in values:
+                spent = [median(values[f"{part}.{length}.{kind}_ms"]) for kind in profile.KINDS]
+                cells = " | ".join(f"{number(each)} ms, {each / sum(spent):.0%}" for each in spent)
+                tokens = " to ".join(map(str, BANDS[length]))
+                rows.append(f"| {encoder}, {tokens} tokens | {cells} |")
+    return "\n".join(rows) if len(rows) > 2 else _NONE
+
+
+def profile_of_decisions() -> str:
+    """A prompt alone on its way through Triton, from the inside out."""
+    values = load_record()["parts"].get("profile", {}).get("values", {})
+    rows = [
+        "| mean of a prompt alone, about 64 tokens | forward pass in a plain loop | and in the served model: the pass "
+        "there, tokenizer, decisions | and in Triton: ensemble, queue, to the Python process and back | and with its "
+        "client: gRPC |",
+        "|---|---|---|---|---|",
+    ]
+    for part, encoder in (("deberta", "DeBERTa"), ("embedded", "embedded encoder")):
+        if f"{part}.bare_ms" in values:
+            cells = " | ".join(f"{number(median(values[f'{part}.{step}_ms']))} ms" for step in profile.STEPS)
+            rows.append(f"| {encoder} | {cells} |")
+    return "\n".join(rows) if len(rows) > 2 else _NONE
+
+
+def profile_of_gateway() -> str:
+    """CPU in the kernel and outside it, of the gateway and of nginx."""
+    values = load_record()["parts"].get("profile", {}).get("values", {})
+    rows = ["| CPU | gateway: its own | in the kernel | nginx: its own | in the kernel |", "|---|---|---|---|---|"]
+    for kind, what in (("request", "whole answer, 16 clients"), ("event", "SSE event of 64 paced streams")):
+        if f"gateway.{kind}.user_us" in values:
+            names = itertools.product(("gateway", "nginx"), ("user", "system"))
+            cells = " | ".join(f"{number(median(values[f'{way}.{kind}.{where}_us']))} µs" for way, where in names)
+            rows.append(f"| {what} | {cells} |")
     return "\n".join(rows) if len(rows) > 2 else _NONE
 
 

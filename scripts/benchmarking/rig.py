@@ -96,6 +96,11 @@ class Rig:
         return self.remembering.processes[0].log.parent / CONFIG
 
 
+def kept_rig(run: Run) -> Rig:
+    """Started, or still running from the part before. Raises StartError."""
+    return run.kept.enter("rig", lambda: running_rig(run))
+
+
 @contextmanager
 def running_rig(run: Run) -> Iterator[Rig]:
     """Started and answering. Raises StartError."""

@@ -85,6 +85,7 @@ def write_config(folder: Path, config: PretrainedConfig, **change: object) -> Pa
     [
         BertConfig(**SIZES, hidden_act="relu"),
         BertConfig(**SIZES, is_decoder=True),
+        BertConfig(**SIZES, position_embedding_type="relative_key"),
         DistilBertConfig(),
     ],
 )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from transformers import DebertaV2Config, DebertaV2Model
+from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-from classifiers.deberta import PackedDeberta
+from classifiers.deberta import PackedDeberta, rows_by_distance
+from classifiers.encoder import EncoderConfig
 from classifiers.packing import EXACT, ROUNDED, Layout, pack
 from tests.classifiers.test_bert import means
+
+CONFIG = EncoderConfig(
+    vocab_size=500, hidden_size=48, num_hidden_layers=3, num_attention_heads=2, intermediate_size=80,
+    max_position_embeddings=512, layer_norm_eps=1e-7,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +46,15 @@ def test_same_vectors_as_the_library(deberta: DebertaV2Model, layout: Layout) ->
     theirs = torch.stack([deberta(torch.from_numpy(ids)[None].long()).last_hidden_state.mean(1)[0] for ids in prompts])
     ours = means(PackedDeberta(deberta), list(pack(prompts, layout=layout)))
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("buckets", "positions"), [(256, 512), (32, 512), (8, 64)])
+def test_same_buckets_as_the_library(buckets: int, positions: int) -> None:
+    """Each distance has the row that the library gives it."""
+    config = replace(CONFIG, position_buckets=buckets, max_position_embeddings=positions)
+    distances = torch.arange(1 - positions, positions)
+    theirs = make_log_bucket_position(distances, buckets, positions).long() + buckets
+    assert torch.equal(rows_by_distance(config), theirs.clamp(0, 2 * buckets - 1))
 
 
 @torch.inference_mode()

@@ -100,6 +100,8 @@ _REFUSED = {
     "a header of a megabyte": _LINE + _CLOSE + _LENGTH + b"x: " + b"a" * 1_000_000 + b"\r\n\r\n" + _BODY,
     "50,000 headers": _LINE + _CLOSE + _LENGTH + b"".join(b"x%d: 1\r\n" % i for i in range(50_000)) + b"\r\n" + _BODY,
     "headers of 100,000 bytes": _LINE + _CLOSE + _LENGTH + (b"x: " + b"a" * 997 + b"\r\n") * 100 + b"\r\n" + _BODY,
+    "a trailer of a megabyte": _LINE + _CLOSE + _CHUNKED + b"\r\n26\r\n" + _BODY + b"\r\n0\r\nx: " + b"a" * 1_000_000,
+    "a chunk extension of a megabyte": _LINE + _CLOSE + _CHUNKED + b"\r\n26;" + b"a" * 1_000_000,
     "a path of a megabyte": b"POST /" + b"a" * 1_000_000 + b" HTTP/1.1\r\n" + _CLOSE + _LENGTH + b"\r\n" + _BODY,
     "the same length twice": _LINE + _CLOSE + _LENGTH + _LENGTH + b"\r\n" + _BODY,
     "folded header": _LINE + _CLOSE + _LENGTH + b"x: a\r\n x-evil: 1\r\n\r\n" + _BODY,
@@ -172,6 +174,12 @@ _READ_ONE_WAY = {
     + b"\r\n"
     + _CHUNK,
     "spaces around a value": _LINE + _CLOSE + _LENGTH.replace(b"\r", b" \t\r") + b"\r\n" + _BODY,
+    "the end in a trailer": _LINE
+    + b"host: x\r\n"
+    + _CHUNKED
+    + b"\r\n26\r\n"
+    + _BODY
+    + b"\r\n0\r\nconnection: close\r\n\r\n",
     "HTTP/1.0": _LINE.replace(b"1.1", b"1.0") + _CLOSE + _LENGTH + b"\r\n" + _BODY,
     "encoded letter": _LINE.replace(b"/completions", b"/%63ompletions") + _CLOSE + _LENGTH + b"\r\n" + _BODY,
     "CRLF in the query": _LINE.replace(b" HTTP", b"?a=%0d%0ax-evil:%201 HTTP") + _CLOSE + _LENGTH + b"\r\n" + _BODY,
@@ -200,24 +208,26 @@ def test_odd_requests_are_one_plain_request(target: Gateway, tee: Tee, raw: byte
     assert not any(line.startswith(b"x-evil") for line in lines)
 
 
-def test_pipelined_requests_are_answered_in_order(target: Gateway, tee: Tee) -> None:
-    """Requests sent in one go get an answer each, in their order."""
-    before = _forwarded(tee)
-    first = _LINE + b"host: x\r\nx-request-id: first\r\n" + _LENGTH + b"\r\n" + _BODY
-    last = b"GET /health HTTP/1.1\r\nx-request-id: last\r\n" + _CLOSE + b"\r\n"
-    answer = _talk(target, first + first.replace(b"first", b"second") + last)
-    assert re.findall(rb"x-request-id: (\w+)", answer) == [b"first", b"second", b"last"]
-    assert _statuses(answer) == [404, 404, 200]
-    assert _forwarded(tee) == before + 2
+_BEHIND = {
+    "another request": _LINE + b"host: x\r\n" + _LENGTH + b"\r\n" + _BODY,
+    "no HTTP": b"\x16\x03\x01 no HTTP\r\n\r\n",
+    "a broken body": _LINE + b"host: x\r\n" + _CHUNKED + b"\r\nxx\r\n" + _BODY,
+    "a flood": _SECOND * 10_000,
+    "offers to upgrade": b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n" * 1_000,
+}
 
 
-def test_what_follows_a_request_cannot_break_its_answer(target: Gateway, tee: Tee) -> None:
-    """Behind whole requests comes what is no HTTP: they are answered, and then the connection ends."""
+@pytest.mark.parametrize("behind", _BEHIND.values(), ids=_BEHIND)
+def test_one_request_at_a_time(target: Gateway, tee: Tee, behind: bytes) -> None:
+    """What comes behind a request before its answer does not break into that, nor is it taken up: the answer says that
+    the connection ends, and a client that pipelines asks again."""
     before = _forwarded(tee)
-    whole = _LINE + b"host: x\r\n" + _LENGTH + b"\r\n" + _BODY
-    answer = _talk(target, whole + whole + b"\x16\x03\x01 no HTTP\r\n\r\n" + whole)
-    assert _statuses(answer) == [404, 404]
-    assert _forwarded(tee) == before + 2
+    answer = _talk(target, _LINE + b"host: x\r\n" + _LENGTH + b"\r\n" + _BODY + behind)
+    # A client that is still sending as the gateway closes may lose the answer to a reset.
+    assert _statuses(answer) == [404] or (not answer and len(behind) > 100_000)
+    assert not answer or b"connection: close" in answer
+    assert _forwarded(tee) == before + 1
+    assert target.get("/health").status_code == 200
 
 
 def test_an_offer_to_upgrade_may_come_in_pieces(target: Gateway, tee: Tee) -> None:
@@ -228,10 +238,24 @@ def test_an_offer_to_upgrade_may_come_in_pieces(target: Gateway, tee: Tee) -> No
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for place in range(len(raw)):
             connection.sendall(raw[place : place + 1])
+        answer = b""
+        while b"Model not found" not in answer:
+            answer += connection.recv(65536)
         connection.sendall(_LINE + _CLOSE + _LENGTH + b"\r\n" + _BODY)
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        answer += b"".join(iter(lambda: connection.recv(65536), b""))
     assert _statuses(answer) == [404, 404]
     assert _forwarded(tee) == before + 2
+
+
+def test_http_1_0_gets_no_chunks(target: Gateway) -> None:
+    """A stream ends with its connection, as that version of HTTP has it."""
+    chat = {"model": "", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "stream": True}
+    body = json.dumps(chat).encode()
+    head = b"POST /v1/chat/completions HTTP/1.0\r\ncontent-type: application/json\r\nexpect: 100-continue\r\n"
+    answer = _talk(target, head + b"content-length: %d\r\n\r\n" % len(body) + body)
+    head, _, events = answer.partition(b"\r\n\r\n")
+    assert _statuses(answer) == [200] and b"transfer-encoding" not in head.lower()
+    assert events.startswith(b"data: {") and events.endswith(b"data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize(
