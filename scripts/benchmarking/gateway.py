@@ -36,6 +36,7 @@ _PACED_STREAMS = 64
 _PACED_TOKENS = 384  # some four seconds
 _SHORT_TOKENS = 8
 _HITS = 10_000
+_ONE_IN = 10  # requests of the growth part about a prompt that is new
 _NEW_IN_TEN = frozenset({"decided", "cached"})
 
 
@@ -152,7 +153,10 @@ def measure_growth(run: Run) -> Values:
     first, last = (300, 900) if run.quick else (10_000, 100_000)
     run.notes["requests"] = f"{first:,} and {last:,}"
     values: Values = {}
-    rig = run.kept.enter("growth", lambda: running_rig(run))  # fresh: it counts from its first request
+    # Fresh, since it counts from the first request; and with as many decisions as are new until the first reading.
+    remembering = {"cache_entries": first // _ONE_IN}
+    run.notes["cache"] = f"{first // _ONE_IN:,} decisions: full when memory is read first"
+    rig = run.kept.enter("growth", lambda: running_rig(run, remembering))
     with tqdm(total=last, desc="growth", unit="request", disable=None) as bar:
         bodies = _one_in_ten_new(rig)
         for name, requests in (("first", first), ("last", last - first)):
@@ -174,4 +178,4 @@ def _ask(rig: Rig, bodies: Iterator[bytes], bar: tqdm) -> Seen:
 
 def _one_in_ten_new(rig: Rig) -> Iterator[bytes]:
     for text in rig.unique():
-        yield from itertools.repeat(body(text, 1), 10)
+        yield from itertools.repeat(body(text, 1), _ONE_IN)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import yaml
 
@@ -102,8 +103,8 @@ def kept_rig(run: Run) -> Rig:
 
 
 @contextmanager
-def running_rig(run: Run) -> Iterator[Rig]:
-    """Started and answering. Raises StartError."""
+def running_rig(run: Run, remembering: Mapping[str, object] = MappingProxyType({})) -> Iterator[Rig]:
+    """Started and answering; `remembering`: settings of that gateway. Raises StartError."""
     bands = sort_into_bands(run.texts, load_checkpoint(EMBEDDED))
     prompts = tuple(prompt.text for prompt in bands["short"])
     triton = servers.ours(run.folder / "ours", None)
@@ -119,12 +120,12 @@ def running_rig(run: Run) -> Iterator[Rig]:
         folder = run.folder / "gateway"
         gateway = stack.enter_context(_gateway(triton, fast.url, folder / "fast", WITHOUT_CACHE))
         paced_gateway = stack.enter_context(_gateway(triton, paced.url, folder / "paced", WITHOUT_CACHE))
-        remembering = stack.enter_context(_gateway(triton, fast.url, folder / "remembering", {}))
+        remembering_gateway = stack.enter_context(_gateway(triton, fast.url, folder / "remembering", remembering))
         nginx = stack.enter_context(_nginx(fast.port, run.folder / "nginx"))
         paced_nginx = stack.enter_context(_nginx(paced.port, run.folder / "nginx-paced"))
         direct = Server(fast.url, tuple(fast.processes))
         slow = Server(paced.url, tuple(paced.processes))
-        servers_before = (gateway, paced_gateway, remembering, nginx, paced_nginx)
+        servers_before = (gateway, paced_gateway, remembering_gateway, nginx, paced_nginx)
         yield Rig(triton, direct, slow, *servers_before, prompts, itertools.count())
 
 
