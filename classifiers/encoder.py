@@ -61,9 +61,7 @@ def read_bert_config(folder: Path) -> EncoderConfig | None:
     sizes = {name: keys.value(name, int) for name in (*names, "max_position_embeddings", "type_vocab_size")}
     wrong = [name for name, size in sizes.items() if size < 1]
     if wrong or sizes["hidden_size"] % sizes["num_attention_heads"]:
-        what = (
-            f"'{wrong[0]}' should be above 0" if wrong else "'hidden_size' should be so many times as many as the heads"
-        )
+        what = f"'{wrong[0]}' should be above 0" if wrong else "'hidden_size' should be a multiple of the heads"
         raise CheckpointError(f"{keys.path}: {what}")
     return EncoderConfig(**sizes, layer_norm_eps=keys.positive("layer_norm_eps"))
 

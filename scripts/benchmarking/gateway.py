@@ -32,9 +32,9 @@ WAYS = ("direct", "nginx", "gateway")
 KINDS = ("whole", "stream")
 DECIDED = frozenset({"decided"})
 _TOKENS = {"whole": 4, "stream": 32}
-_PACED_STREAMS = 64
-_PACED_TOKENS = 384  # some four seconds
-_SHORT_TOKENS = 8
+PACED_STREAMS = 64
+PACED_TOKENS = 384  # some four seconds
+SHORT_TOKENS = 8
 _HITS = 10_000
 _ONE_IN = 10  # requests of the growth part about a prompt that is new
 _NEW_IN_TEN = frozenset({"decided", "cached"})
@@ -46,8 +46,8 @@ def measure_gateway(run: Run) -> Values:
     steps: list[Step] = []
     for kind, concurrency, way in itertools.product(KINDS, CONCURRENCIES, WAYS):
         steps.append(partial(_point, run, rig, way, kind, concurrency))
-    tokens = 32 if run.quick else _PACED_TOKENS
-    for tokens_each, name in ((tokens, "paced"), (_SHORT_TOKENS, "paced-short")):
+    tokens = 32 if run.quick else PACED_TOKENS
+    for tokens_each, name in ((tokens, "paced"), (SHORT_TOKENS, "paced-short")):
         steps.append(partial(_paced, rig, rig.paced, f"direct.{name}", tokens_each))
         steps.append(partial(_paced, rig, rig.paced_nginx, f"nginx.{name}", tokens_each))
         steps.append(partial(_paced, rig, rig.paced_gateway, f"gateway.{name}", tokens_each))
@@ -98,10 +98,10 @@ def _spent(rig: Rig) -> dict[str, float]:
 def _paced(rig: Rig, server: Server, name: str, tokens: int) -> Found:
     """64 streams at once from an engine that takes its time."""
     through = server is rig.paced_gateway
-    texts = itertools.islice(rig.unique(), _PACED_STREAMS)
+    texts = itertools.islice(rig.unique(), PACED_STREAMS)
     bodies = [body(text, tokens, model="" if through else MODEL, stream=True) for text in texts]
     before = server.cpu()
-    seen = load(server.url, iter(bodies), _PACED_STREAMS, DECIDED if through else frozenset())
+    seen = load(server.url, iter(bodies), PACED_STREAMS, DECIDED if through else frozenset())
     return {
         f"{name}.pace": sum(seen.paces),
         f"{name}.chunks": float(seen.chunks),

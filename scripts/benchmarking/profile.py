@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 from tritonclient.grpc import InferenceServerClient
 
@@ -23,7 +24,7 @@ from classifiers.checkpoint import EMBEDDED, load_checkpoint
 from scripts.benchmarking import servers
 from scripts.benchmarking.client import body, lasting, load
 from scripts.benchmarking.decisions import TASK
-from scripts.benchmarking.gateway import DECIDED
+from scripts.benchmarking.gateway import DECIDED, PACED_STREAMS, PACED_TOKENS, SHORT_TOKENS
 from scripts.benchmarking.limit import limit
 from scripts.benchmarking.processes import cpu_split
 from scripts.benchmarking.prompts import Prompt, sort_into_bands
@@ -42,7 +43,6 @@ _OPERATORS = {
 }
 _CLASSIFIER = "prompt_classifier"
 _PROMPTS = 24
-_STREAMS, _LONG, _SHORT = 64, 384, 8
 
 
 def measure_profile(run: Run) -> Values:
@@ -60,7 +60,7 @@ def measure_profile(run: Run) -> Values:
         with limit(checkpoint or EMBEDDED) as bare:
             rows = [prompt.input_ids[0].tolist() for prompt in prompts]
             steps: list[Step] = [
-                lambda: {f"{name}.bare_ms": _mean(bare.forward(rows, "alone"))},  # noqa: B023 run before the next turn
+                lambda: {f"{name}.bare_ms": fmean(bare.forward(rows, "alone"))},  # noqa: B023 run before the next turn
                 partial(_served, name, triton, prompts),
             ]
             values |= interleave(f"profile of {name}", steps, rounds)
@@ -77,10 +77,6 @@ def _started(run: Run, checkpoint: Path | None) -> Iterator[Triton]:
     triton = servers.ours(run.folder / "ours", checkpoint)
     with servers.running([triton]):
         yield triton
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _served(name: str, triton: Triton, prompts: Sequence[Prompt]) -> Found:
@@ -116,15 +112,15 @@ def _events(run: Run, rig: Rig, way: str, server: Server) -> Found:
 
     def spend(tokens: int) -> tuple[float, float, int]:
         model = "" if way == "gateway" else MODEL
-        texts = itertools.islice(rig.unique(), _STREAMS)
+        texts = itertools.islice(rig.unique(), PACED_STREAMS)
         bodies = [body(text, tokens, model=model, stream=True) for text in texts]
         user, system = cpu_split(server.processes[0].pid)
-        seen = load(server.url, iter(bodies), _STREAMS, DECIDED if way == "gateway" else frozenset())
+        seen = load(server.url, iter(bodies), PACED_STREAMS, DECIDED if way == "gateway" else frozenset())
         later = cpu_split(server.processes[0].pid)
         return later[0] - user, later[1] - system, seen.chunks
 
     user, system, chunks = (
-        more - less for more, less in zip(spend(32 if run.quick else _LONG), spend(_SHORT), strict=True)
+        more - less for more, less in zip(spend(32 if run.quick else PACED_TOKENS), spend(SHORT_TOKENS), strict=True)
     )
     return {f"{way}.event.user_us": user / chunks * 1e6, f"{way}.event.system_us": system / chunks * 1e6}
 
