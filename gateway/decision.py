@@ -19,6 +19,10 @@ from gateway.patience import Patience
 from gateway.tensors import asked, floats, integers, outputs_of, question, strings
 
 _CHANNEL_ARGUMENTS = [
+    # A name with several addresses, as a headless Service's, is several Tritons: requests take turns among them.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+    # The address of a Triton that was replaced is found as soon; gRPC's own default waits for half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 1000),
     # A Triton that comes back is found within a second; gRPC's own default backs off to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),

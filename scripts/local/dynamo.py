@@ -93,10 +93,12 @@ class Dynamo:
 class DemoDynamo(Dynamo):
     """A Dynamo of mockers, without GPU and weights.
 
-    `speedup` scales the simulated engine: 1.0 answers at about a GPU's pace.
+    `speedup` scales the simulated engine: 1.0 answers at about a GPU's pace. The frontend listens on `host`.
     """
 
-    def __init__(self, port: int, models: Iterable[str], folder: Path, speedup: float = 1.0) -> None:
+    def __init__(
+        self, port: int, models: Iterable[str], folder: Path, speedup: float = 1.0, host: str = "127.0.0.1"
+    ) -> None:
         self._hub = folder / "hub"
         environ = {"HF_HUB_CACHE": str(self._hub), "HF_HUB_OFFLINE": "1"}
         mockers = {}
@@ -105,7 +107,7 @@ class DemoDynamo(Dynamo):
             name, component = f"dynamo-{model}", f"model{index}"
             mockers[model] = worker_command(name, "dynamo.mocker", component, words, folder, environ)
         environ |= {"DYN_ENABLE_ANTHROPIC_API": "true"}  # /v1/messages, which the frontend leaves out by default
-        super().__init__(port, frontend_command(port, folder, environ), mockers, folder)
+        super().__init__(port, frontend_command(port, folder, environ, host=host), mockers, folder)
 
     def start(self) -> None:
         for model in self.models:
@@ -113,9 +115,11 @@ class DemoDynamo(Dynamo):
         super().start()
 
 
-def frontend_command(port: int, folder: Path, environ: Mapping[str, str], python: str = sys.executable) -> Command:
-    """Dynamo's OpenAI endpoint on loopback; `python` is one that has the package ai-dynamo."""
-    words = (python, "-m", "dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(port), *_DISCOVERY)
+def frontend_command(
+    port: int, folder: Path, environ: Mapping[str, str], python: str = sys.executable, host: str = "127.0.0.1"
+) -> Command:
+    """Dynamo's OpenAI endpoint on `host`; `python` is one that has the package ai-dynamo."""
+    words = (python, "-m", "dynamo.frontend", "--http-host", host, "--http-port", str(port), *_DISCOVERY)
     return Command("dynamo-frontend", words, {**_environ(folder), **environ})
 
 

@@ -1,5 +1,6 @@
 """Triton dies or stalls under load."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scripts.local.process import free_ports
+from scripts.local.process import fetch, free_ports
 from scripts.local.triton import Triton
 from tests.conftest import DEFAULT_CONFIG, ROOT, StartGateway
 from tests.gateway.client import Gateway
@@ -44,6 +45,29 @@ def own_gateway(own_triton: Triton, start_gateway: StartGateway) -> Gateway:
 def _pid(triton: Triton) -> int:
     assert triton.process is not None
     return triton.process.pid
+
+
+def test_two_tritons_take_turns(start_gateway: StartGateway, own_triton: Triton, triton: Triton) -> None:
+    """A name with two addresses is two Tritons that share the decisions; when one is killed the other makes them all."""
+    both = f"ipv4:{own_triton.grpc_url},{triton.grpc_url}"
+    gateway = start_gateway(DEFAULT_CONFIG.read_text(), TRITON_GRPC_URL=both)
+    before = [_inferences(each) for each in (own_triton, triton)]
+    with Load(gateway.url) as load:
+        load.reach("decided", count=40)
+        shares = [_inferences(each) - count for each, count in zip((own_triton, triton), before, strict=True)]
+        killed = time.monotonic()
+        os.kill(_pid(own_triton), signal.SIGKILL)
+        load.reach("decided", since=killed, count=40)
+    account(load, gateway)
+    assert min(shares) > 0.3 * sum(shares), shares
+    own_triton.stop()
+    own_triton.start()
+    own_triton.wait()
+
+
+def _inferences(triton: Triton) -> int:
+    statistics = json.loads(fetch(f"{triton.http_url}/v2/models/prompt_classifier/stats", 10) or b"")
+    return int(statistics["model_stats"][0]["inference_count"])
 
 
 def test_triton_killed(own_gateway: Gateway, own_triton: Triton, figures: Figures) -> None:
