@@ -1,1 +1,1 @@
-"""A real Kubernetes of one node, made of Debian's packages and sources: what `scripts/test_cluster` installs the chart on."""
+"""A real Kubernetes of one node, of Debian's packages and sources: what `scripts/test_cluster` installs on."""

@@ -48,7 +48,7 @@ def _pid(triton: Triton) -> int:
 
 
 def test_two_tritons_take_turns(start_gateway: StartGateway, own_triton: Triton, triton: Triton) -> None:
-    """A name with two addresses is two Tritons that share the decisions; when one is killed the other makes them all."""
+    """A name with two addresses is two Tritons that share the decisions; when one is killed the other makes all."""
     both = f"ipv4:{own_triton.grpc_url},{triton.grpc_url}"
     gateway = start_gateway(DEFAULT_CONFIG.read_text(), TRITON_GRPC_URL=both)
     before = [_inferences(each) for each in (own_triton, triton)]
