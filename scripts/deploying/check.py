@@ -76,8 +76,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     root = argparse.ArgumentParser(
         prog="scripts/check_deploy",
-        description="Checks the chart, Dynamo's graphs, the Dockerfiles and the compose file, without a cluster, and builds "
-        f"the images. Its tools are installed into {tools.FOLDER.relative_to(ROOT)} once.",
+        description="Checks the chart, Dynamo's graphs, the Dockerfiles and the compose file, without a cluster, and "
+        f"builds the images. Its tools are installed into {tools.FOLDER.relative_to(ROOT)} once.",
         epilog="Exit code: 0, or 1 when something was found.",
     )
     root.add_argument(

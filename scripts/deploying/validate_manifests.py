@@ -1,7 +1,7 @@
 """Validates Kubernetes manifests by their schemas. Runs in the tools' environment, which has the schemas.
 
-Reads from stdin a JSON object: `crds`, CustomResourceDefinitions, and `manifests`, each with its `version` of Kubernetes,
-its `source` and the `manifest` itself. Prints one: `faults`, and `unknown`, the kinds that it has no schema for.
+Reads from stdin a JSON object: `crds`, CustomResourceDefinitions, and `manifests`, each with its `version` of
+Kubernetes, its `source` and the `manifest` itself. Prints one: `faults`, and `unknown`, the kinds without a schema.
 """
 
 from __future__ import annotations
