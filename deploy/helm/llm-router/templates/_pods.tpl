@@ -43,7 +43,7 @@
 {{/* Of (list $ securityContext). */}}
 {{- define "llm-router.securityContext" -}}
 {{- $root := first . -}}
-{{- $context := last . -}}
+{{- $context := last . | default dict -}}
 {{- if $root.Values.openshift.enabled }}
 {{- $context = omit $context "runAsUser" "runAsGroup" "fsGroup" -}}
 {{- end -}}
