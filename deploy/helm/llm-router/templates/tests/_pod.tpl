@@ -6,6 +6,7 @@ apiVersion: v1
 kind: Pod
 metadata:
   name: {{ include "llm-router.fullname" .root }}-test-{{ .of }}
+  namespace: {{ .root.Release.Namespace }}
   labels:
     {{- include "llm-router.labels" (list .root "test") | nindent 4 }}
   annotations:
@@ -16,6 +17,8 @@ metadata:
     checkov.io/skip3: CKV_K8S_15=The tested pods' own image
     checkov.io/skip4: CKV_K8S_8=It ends by itself
     checkov.io/skip5: CKV_K8S_9=It ends by itself
+    checkov.io/skip6: CKV_K8S_40=openshift.enabled leaves the number to OpenShift
+    checkov.io/skip7: CKV2_K8S_6=It listens to nothing, and ends by itself
 spec:
   restartPolicy: Never
   {{- include "llm-router.podSpec" (list .root "test" $values.routerController) | nindent 2 }}
