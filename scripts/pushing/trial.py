@@ -11,7 +11,8 @@ from typing import TypeVar
 from scripts.local.process import StartError, free_ports, wait_until
 from scripts.local.triton import Triton, find_server
 from scripts.pushing.errors import PushError
-from scripts.pushing.replica import Replica
+from scripts.pushing.promote import remove
+from scripts.pushing.replica import Replica, shorten
 from scripts.pushing.source import Source
 
 _START_SECONDS = 60.0
@@ -27,26 +28,35 @@ def try_locally(source: Source, number: int, check: Callable[[Replica], T]) -> t
             find_server(Path(folder, "triton"))
         except StartError as error:
             return None, str(error)
-        with _triton(source, number, Path(folder)) as replica:
-            return check(replica), None
+        repository = link_model(source, number, Path(folder, "models"))
+        with running(repository, Path(folder, "triton")) as replica:
+            found = check(replica)
+            remove(replica, source.model)  # it ends sooner without
+            return found, None
 
 
-@contextmanager
-def _triton(source: Source, number: int, folder: Path) -> Iterator[Replica]:
-    repository = folder / "models"
+def link_model(source: Source, number: int, repository: Path) -> Path:
+    """A repository that holds this version, by links."""
     for path, file in source.upload(True, number).items():
         link = repository / source.model / path
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file.absolute())
-    triton = Triton(free_ports(3), folder / "triton", repository, models=())
+    return repository
+
+
+@contextmanager
+def running(repository: Path, folder: Path) -> Iterator[Replica]:
+    """A Triton without models. Raises PushError: it does not start."""
+    triton = Triton(free_ports(3), folder, repository, models=())
     replica = Replica("the local Triton", triton.grpc_url)
     try:
         triton.start()
         assert triton.process is not None
-        wait_until(replica.is_live, triton.process, _START_SECONDS)
+        try:
+            wait_until(replica.is_live, triton.process, _START_SECONDS)
+        except StartError as error:
+            raise PushError(f"the local Triton does not start: {shorten(str(error))}") from None
         yield replica
-    except StartError as error:
-        raise PushError(f"the local Triton does not start: {str(error).splitlines()[-1]}") from None
     finally:
         replica.close()
         triton.stop()
