@@ -25,6 +25,7 @@ from safetensors import SafetensorError, safe_open
 from classifiers import nvidia
 
 EMBEDDED = Path(__file__).parent / "embedded"
+SHIPPED = "checkpoint"  # the folder in a model's version that holds the weights which belong to it
 UNKNOWN = "Unknown"  # the task label that low confidence gives; the softmax kind has no logit for it
 
 _FLOATS = ("F32", "F16", "BF16")
@@ -97,9 +98,17 @@ class Checkpoint:
         return sum(head.size for head in self.heads)
 
 
-def checkpoint_folder(environ: Mapping[str, str]) -> Path:
-    """The folder that CLASSIFIER_CHECKPOINT names, or the embedded one when it is unset or empty."""
-    return Path(environ.get("CLASSIFIER_CHECKPOINT") or EMBEDDED)
+def checkpoint_folder(environ: Mapping[str, str], version: Path | None = None) -> Path:
+    """Where the weights lie: in the model's `version` folder, else where CLASSIFIER_CHECKPOINT says, else embedded."""
+    return shipped_folder(version) or Path(environ.get("CLASSIFIER_CHECKPOINT") or EMBEDDED)
+
+
+def shipped_folder(version: Path | None) -> Path | None:
+    """The checkpoint that came with a model's version folder, or None.
+
+    It goes before the environment: a version that is put beside an older one brings its own weights.
+    """
+    return version / SHIPPED if version is not None and (version / SHIPPED).is_dir() else None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:

@@ -6,16 +6,18 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from classifiers.checkpoint import CheckpointError
+from classifiers.checkpoint import CheckpointError, shipped_folder
 
 _FETCH = "scripts/fetch_models fetches the published checkpoints"
 
 
-def folder_from(environ: Mapping[str, str], variable: str) -> Path:
-    """The folder that the environment variable names.
+def folder_from(environ: Mapping[str, str], variable: str, version: Path | None = None) -> Path:
+    """The folder that came with the model's `version` folder, else the one that the environment variable names.
 
-    Raises CheckpointError: it is unset or empty.
+    Raises CheckpointError: the variable is needed, and unset or empty.
     """
+    if shipped := shipped_folder(version):
+        return shipped
     folder = environ.get(variable)
     if not folder:
         raise CheckpointError(f"{variable} is unset and should be the checkpoint's folder; {_FETCH}")

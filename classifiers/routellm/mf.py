@@ -24,7 +24,15 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from classifiers.checkpoint import CheckpointError, Keys, check_shapes, find_encoder, read_config, read_shapes
+from classifiers.checkpoint import (
+    CheckpointError,
+    Keys,
+    check_shapes,
+    find_encoder,
+    read_config,
+    read_shapes,
+    shipped_folder,
+)
 from classifiers.routellm.embeddings import EmbeddingsEndpoint
 from classifiers.routellm.folder import expect_files, files_digest
 from classifiers.routellm.router import UNCOUNTED, Scores
@@ -76,9 +84,9 @@ class MfRouter:
         return Scores(self._head.win_rates(embeddings), tokens)
 
 
-def mf_folder(environ: Mapping[str, str]) -> Path:
-    """The folder that ROUTELLM_MF_CHECKPOINT names, or the embedded one when it is unset or empty."""
-    return Path(environ.get("ROUTELLM_MF_CHECKPOINT") or EMBEDDED_MF)
+def mf_folder(environ: Mapping[str, str], version: Path | None = None) -> Path:
+    """Where the weights lie: in the model's `version` folder, else where ROUTELLM_MF_CHECKPOINT says, else embedded."""
+    return shipped_folder(version) or Path(environ.get("ROUTELLM_MF_CHECKPOINT") or EMBEDDED_MF)
 
 
 def load_mf(folder: Path, device: str = "cpu", environ: Mapping[str, str] = os.environ) -> MfRouter:

@@ -23,6 +23,8 @@ from classifiers.checkpoint import (
     load_checkpoint,
 )
 from classifiers.network import load_network
+from classifiers.routellm.folder import folder_from
+from classifiers.routellm.mf import EMBEDDED_MF, mf_folder
 from scripts.local.published import TARGET_SIZES, TASK_TYPES, write_published_checkpoint
 
 Tensors = dict[str, NDArray[np.float32]]
@@ -59,6 +61,18 @@ def test_the_environment_chooses_the_folder() -> None:
     """CLASSIFIER_CHECKPOINT names the folder; unset or empty, it is the embedded one."""
     assert checkpoint_folder({"CLASSIFIER_CHECKPOINT": "/models/mine"}) == Path("/models/mine")
     assert checkpoint_folder({"CLASSIFIER_CHECKPOINT": ""}) == checkpoint_folder({}) == EMBEDDED
+
+
+def test_a_version_brings_its_weights(tmp_path: Path) -> None:
+    """The folder `checkpoint` in a model's version goes before the environment and the embedded weights."""
+    version = tmp_path / "2"
+    (version / "checkpoint").mkdir(parents=True)
+    environ = {"CLASSIFIER_CHECKPOINT": "/models/mine", "ROUTELLM_BERT_CHECKPOINT": "/models/bert"}
+    assert checkpoint_folder(environ, version) == mf_folder(environ, version) == version / "checkpoint"
+    assert folder_from({}, "ROUTELLM_BERT_CHECKPOINT", version) == version / "checkpoint"
+    assert checkpoint_folder(environ, tmp_path) == Path("/models/mine")
+    assert mf_folder({}, tmp_path) == EMBEDDED_MF
+    assert folder_from(environ, "ROUTELLM_BERT_CHECKPOINT", tmp_path) == Path("/models/bert")
 
 
 def test_published_layout(folder: Path) -> None:

@@ -6,6 +6,7 @@ THREADS = limit_threads()  # first of all: torch reads the environment when it i
 
 import json
 import os
+from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
@@ -13,10 +14,12 @@ from classifiers.checkpoint import checkpoint_folder, load_checkpoint
 from classifiers.precision import choose_precision
 from classifiers.prompt import PromptClassification
 
+VERSION = Path(__file__).parent
+
 
 class TritonPythonModel:
     def initialize(self, args):
-        checkpoint = load_checkpoint(checkpoint_folder(os.environ))
+        checkpoint = load_checkpoint(checkpoint_folder(os.environ, VERSION))
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         precision = choose_precision(checkpoint.folder, device, os.environ)
         few_shot_scale = float(json.loads(args["model_config"])["parameters"]["few_shot_scale"]["string_value"])

@@ -5,6 +5,7 @@ from classifiers.threads import limit_threads
 THREADS = limit_threads()  # first of all: torch reads the environment when it is imported
 
 import os
+from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
@@ -12,12 +13,14 @@ from classifiers.routellm.bert import load_bert
 from classifiers.routellm.folder import folder_from
 from classifiers.routellm.router import score_requests
 
+VERSION = Path(__file__).parent
+
 
 class TritonPythonModel:
     def initialize(self, args):
         on_gpu = args["model_instance_kind"] == "GPU"
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
-        self.router = load_bert(folder_from(os.environ, "ROUTELLM_BERT_CHECKPOINT"), device)
+        self.router = load_bert(folder_from(os.environ, "ROUTELLM_BERT_CHECKPOINT", VERSION), device)
         name, digest = self.router.name.split(":")
         self.checkpoint = f"{name}:{args['model_version']}:{digest}".encode()
 

@@ -13,6 +13,8 @@ from classifiers.routellm.causal_llm import load_causal_llm
 from classifiers.routellm.folder import folder_from
 from classifiers.routellm.router import score_requests
 
+VERSION = Path(__file__).parent
+
 
 class TritonPythonModel:
     def initialize(self, args):
@@ -20,9 +22,8 @@ class TritonPythonModel:
         device = f"cuda:{args['model_instance_device_id']}" if on_gpu else "cpu"
         # The published checkpoint has no tokenizer of its own.
         tokenizer = os.environ.get("ROUTELLM_CAUSAL_LLM_TOKENIZER")
-        self.router = load_causal_llm(
-            folder_from(os.environ, "ROUTELLM_CAUSAL_LLM_CHECKPOINT"), device, Path(tokenizer) if tokenizer else None
-        )
+        folder = folder_from(os.environ, "ROUTELLM_CAUSAL_LLM_CHECKPOINT", VERSION)
+        self.router = load_causal_llm(folder, device, Path(tokenizer) if tokenizer else None)
         name, digest = self.router.name.split(":")
         self.checkpoint = f"{name}:{args['model_version']}:{digest}".encode()
 

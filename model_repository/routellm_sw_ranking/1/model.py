@@ -1,6 +1,7 @@
 """Triton's side of `classifiers.routellm.sw_ranking`."""
 
 import os
+from pathlib import Path
 
 import triton_python_backend_utils as pb_utils
 
@@ -9,10 +10,12 @@ from classifiers.routellm.folder import folder_from
 from classifiers.routellm.router import score_requests
 from classifiers.routellm.sw_ranking import load_sw_ranking
 
+VERSION = Path(__file__).parent
+
 
 class TritonPythonModel:
     def initialize(self, args):
-        folder = folder_from(os.environ, "ROUTELLM_SW_RANKING_CHECKPOINT")
+        folder = folder_from(os.environ, "ROUTELLM_SW_RANKING_CHECKPOINT", VERSION)
         endpoint = EmbeddingsEndpoint.from_environ(os.environ)
         self.router = load_sw_ranking(folder, endpoint.embed, endpoint.dimensions)
         name, digest = self.router.name.split(":")

@@ -1,0 +1,98 @@
+{{/* What can't be honoured, each with what replaces it, as a list. */}}
+{{- define "llm-router.refusals" -}}
+{{- $server := .Values.routerServer -}}
+{{- $config := .Values.routerController.config -}}
+{{- $storage := $server.volumes.modelRepository.storage -}}
+{{- $kind := include "llm-router.modelVolume" . -}}
+{{- $mountPath := $server.volumes.modelRepository.mountPath -}}
+{{- $path := $server.modelRepository.path -}}
+{{- $fullname := include "llm-router.fullname" . -}}
+{{- if gt (len $fullname) 40 }}
+- {{ printf "the name %s is longer than 40 characters, and Kubernetes' names of Services end at 63: set fullnameOverride" $fullname | quote }}
+{{- end }}
+{{- range $name, $_ := .Values.apiKeys }}
+- {{ printf "apiKeys.%s: values are no place for a key, Helm stores them: kubectl create secret generic llm-api-keys --from-literal=%s=…, and remove apiKeys" $name $name | quote }}
+{{- end }}
+{{- range $cloud, $auth := $server.modelRepository.cloudAuth }}
+{{- if $auth.enabled }}
+- {{ printf "routerServer.modelRepository.cloudAuth.%s: models are served from a volume, not from a bucket: keep volumes.modelRepository.enabled, and upload them with scripts/push_models" $cloud | quote }}
+{{- end }}
+{{- end }}
+{{- if contains "://" $path }}
+- {{ printf "routerServer.modelRepository.path %s: models are served from a volume, not from a bucket: give a folder below %s, and upload them with scripts/push_models" $path $mountPath | quote }}
+{{- else if not (hasPrefix "/" $path) }}
+- {{ printf "routerServer.modelRepository.path %s: has to begin with /" $path | quote }}
+{{- else if and $kind (ne $path $mountPath) (not (hasPrefix (printf "%s/" (trimSuffix "/" $mountPath)) $path)) }}
+- {{ printf "routerServer.modelRepository.path %s is not on the volume, which is mounted at %s: give a folder below it, or set volumes.modelRepository.enabled to false" $path $mountPath | quote }}
+{{- end }}
+{{- $others := list }}
+{{- range list "nfs" "emptyDir" "hostPath" }}{{ if (get $storage .).enabled }}{{ $others = append $others . }}{{ end }}{{ end }}
+{{- if and $others (and $storage.persistentVolumeClaim.enabled $storage.persistentVolumeClaim.existingClaim) }}
+{{- $others = append $others "persistentVolumeClaim.existingClaim" }}
+{{- end }}
+{{- if gt (len $others) 1 }}
+- {{ printf "routerServer.volumes.modelRepository.storage: %s are all given, and models lie in one place: leave one" (join ", " $others) | quote }}
+{{- end }}
+{{- if and (eq $kind "nfs") (not (and $storage.nfs.server $storage.nfs.path)) }}
+- "routerServer.volumes.modelRepository.storage.nfs: server and path are needed"
+{{- end }}
+{{- if and (eq $kind "hostPath") (not $storage.hostPath.path) }}
+- "routerServer.volumes.modelRepository.storage.hostPath: path is needed"
+{{- end }}
+{{- if not (or $config.existingConfigMap $config.customConfig $config.policies $config.useTemplate) }}
+- "routerController.config.useTemplate is false: then existingConfigMap, customConfig or policies is needed"
+{{- end }}
+{{- $hpas := list }}
+{{- if and $server.autoscaling.enabled (eq $server.autoscaling.type "hpa") }}{{ $hpas = append $hpas "routerServer" }}{{ end }}
+{{- if .Values.routerController.autoscaling.enabled }}{{ $hpas = append $hpas "routerController" }}{{ end }}
+{{- if semverCompare "<1.23-0" .Capabilities.KubeVersion.Version }}
+{{- $cluster := .Capabilities.KubeVersion.Version }}
+{{- range $hpas }}
+- {{ printf "%s.autoscaling needs autoscaling/v2, which Kubernetes has from 1.23 on, and this is %s" . $cluster | quote }}
+{{- end }}
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
+- "httpRoute.parentRefs: the Gateway is needed, as - name: my-gateway"
+{{- end }}
+{{- end }}
+
+{{/* What is accepted and has no effect, or is best known, as a list. */}}
+{{- define "llm-router.warnings" -}}
+{{- $server := .Values.routerServer -}}
+{{- $root := . -}}
+{{- range list "image" "replicas" "affinity" "strategy" "securityContext" "healthChecks" "resources" "volumes" "env" }}
+{{- if hasKey $root.Values.app . }}
+- {{ printf "app.%s has no effect: the playground is a page of the gateway, without pods of its own." . | quote }}
+{{- end }}
+{{- end }}
+{{- if .Values.app.enabled }}
+- "app.enabled made a Service for the playground; the page itself (the gateway's /) comes with a later version."
+{{- end }}
+{{- if hasKey .Values.routerController.config "logLevel" }}
+- "routerController.config.logLevel has no effect: the gateway writes one line of JSON for each request."
+{{- end }}
+{{- $kind := include "llm-router.modelVolume" . }}
+{{- if eq $kind "hostPath" }}
+- "storage.hostPath: each node has its own models then, and the folder has to be writable for the pod's user."
+{{- end }}
+{{- if eq $kind "emptyDir" }}
+- "storage.emptyDir: models that are uploaded are gone with their pod."
+{{- end }}
+{{- $most := $server.autoscaling.enabled | ternary $server.autoscaling.maxReplicas $server.replicas | int }}
+{{- $claim := $server.volumes.modelRepository.storage.persistentVolumeClaim }}
+{{- if and (eq $kind "persistentVolumeClaim") (not $claim.existingClaim) (gt $most 1) (hasPrefix "ReadWriteOnce" $claim.accessMode) }}
+- {{ printf "%d replicas share a %s volume: those on a second node will not start. Give a storage class with ReadWriteMany." $most $claim.accessMode | quote }}
+{{- end }}
+{{- if .Values.ingress.enabled }}
+{{- range .Values.ingress.hosts }}
+{{- range .paths }}
+{{- if not (include "llm-router.backend" (list $root (.service | default "router-controller"))) }}
+- {{ printf "the ingress leaves out %s: its service %s is not enabled." .path .service | quote }}
+{{- end }}
+{{- if and (contains "(" .path) (not (hasKey $root.Values.ingress.annotations "nginx.ingress.kubernetes.io/rewrite-target")) }}
+- {{ printf "the ingress path %s is a pattern, and no rewrite-target annotation takes the prefix away." .path | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,239 @@
+"""The chart's Triton on Kubernetes, by kubectl: an uploader pod beside the replicas, a port-forward to each of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.pushing.errors import PushError
+from scripts.pushing.note import note
+from scripts.pushing.replica import Replica
+
+NAME = "llm-router"
+SERVER = "router-server"
+VOLUME = "model-repository"
+GRPC_PORT = 8001
+_REPOSITORY = "MODEL_REPOSITORY"
+_UPLOADER_SECONDS = 6 * 3600  # an uploader whose push was killed ends by itself
+_READY_SECONDS = 300.0  # an image that has to be pulled, a replica that loads its models
+_SHARED = ("imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the release is."""
+
+    namespace: str
+    release: str
+    context: str | None
+
+    def command(self, *arguments: str) -> list[str]:
+        """kubectl's command line."""
+        context = [f"--context={self.context}"] if self.context else []
+        return ["kubectl", *context, f"--namespace={self.namespace}", *arguments]
+
+    def selector(self, component: str) -> str:
+        labels = labels_of(self.release, component)
+        return ",".join(f"{name}={value}" for name, value in labels.items())
+
+    def run(self, *arguments: str, stdin: str | None = None) -> str:
+        """What kubectl prints. Raises PushError with its last line."""
+        try:
+            done = subprocess.run(self.command(*arguments), input=stdin, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise PushError("kubectl is not on the PATH: install it, or push to a folder with --local") from None
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["it says nothing"]
+            raise PushError(f"kubectl {arguments[0]} fails: {lines[-1]}")
+        return done.stdout
+
+    def get(self, kind: str, component: str) -> list[dict[str, Any]]:
+        found = json.loads(self.run("get", kind, f"--selector={self.selector(component)}", "--output=json"))
+        return list(found["items"])
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the Deployment says of the volume. `template` is its pod's."""
+
+    template: Mapping[str, Any]
+    repository: str
+
+    @property
+    def container(self) -> Mapping[str, Any]:
+        return next(each for each in self.template["spec"]["containers"] if each["name"] == SERVER)
+
+    @property
+    def volume(self) -> Mapping[str, Any]:
+        return next(each for each in self.template["spec"]["volumes"] if each["name"] == VOLUME)
+
+
+def labels_of(release: str, component: str) -> dict[str, str]:
+    prefix = "app.kubernetes.io"
+    return {f"{prefix}/name": NAME, f"{prefix}/instance": release, f"{prefix}/component": component}
+
+
+def read_target(deployment: Mapping[str, Any]) -> Target:
+    """Raises PushError: it serves from no volume that could be written."""
+    template = deployment["spec"]["template"]
+    where = f"deployment {deployment['metadata']['name']}"
+    containers = [each for each in template["spec"]["containers"] if each["name"] == SERVER]
+    volumes = [each for each in template["spec"].get("volumes", ()) if each["name"] == VOLUME]
+    if not containers or not volumes:
+        raise PushError(f"{where} has no container {SERVER} with a volume {VOLUME}: its models are in its image")
+    if "emptyDir" in volumes[0]:
+        raise PushError(f"{where} has its models in an emptyDir, which goes with its pod: give it a claim")
+    values = {each["name"]: each.get("value") for each in containers[0].get("env", ())}
+    if not values.get(_REPOSITORY):
+        raise PushError(f"{where} does not say {_REPOSITORY}: upgrade the release")
+    return Target(template, values[_REPOSITORY])
+
+
+def uploader(target: Target, release: str, name: str) -> dict[str, Any]:
+    """A pod that holds the volume open for writing, with what the server's pods may and nothing else."""
+    spec, container = target.template["spec"], target.container
+    volume = json.loads(json.dumps(target.volume))
+    if "persistentVolumeClaim" in volume:
+        volume["persistentVolumeClaim"].pop("readOnly", None)
+    mounts = [{**each, "readOnly": False} for each in container["volumeMounts"] if each["name"] == VOLUME]
+    server = {"matchLabels": labels_of(release, SERVER)}
+    beside = {"topologyKey": "kubernetes.io/hostname", "labelSelector": server}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": labels_of(release, "model-uploader")},
+        "spec": {
+            **{key: spec[key] for key in _SHARED if key in spec},
+            "restartPolicy": "Never",
+            "activeDeadlineSeconds": _UPLOADER_SECONDS,
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "securityContext": spec.get("securityContext", {}),
+            # A claim that one node may mount is mounted where a replica runs.
+            "affinity": {
+                "podAffinity": {
+                    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": beside}]
+                }
+            },
+            "containers": [
+                {
+                    "name": "uploader",
+                    "image": container["image"],
+                    "imagePullPolicy": container.get("imagePullPolicy", "IfNotPresent"),
+                    "command": ["sleep", str(_UPLOADER_SECONDS)],
+                    "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
+                    "securityContext": container.get("securityContext", {}),
+                    "resources": {
+                        "requests": {"cpu": "100m", "memory": "128Mi"},
+                        "limits": {"cpu": "1", "memory": "512Mi"},
+                    },
+                    "volumeMounts": mounts,
+                }
+            ],
+            "volumes": [volume],
+        },
+    }
+
+
+def find_target(cluster: Cluster) -> Target:
+    found = cluster.get("deployments", SERVER)
+    if len(found) != 1:
+        what = "no Deployment" if not found else f"{len(found)} Deployments"
+        raise PushError(f"namespace {cluster.namespace} has {what} of release {cluster.release} (component {SERVER})")
+    return read_target(found[0])
+
+
+@contextmanager
+def running_uploader(cluster: Cluster, target: Target) -> Iterator[list[str]]:
+    """What runs a Python in a pod of its own, which goes in the end."""
+    name = f"{cluster.release}-model-uploader-{secrets.token_hex(3)}"
+    cluster.run("create", "--filename=-", stdin=json.dumps(uploader(target, cluster.release, name)))
+    try:
+        note(f"waiting for pod {name}")
+        try:
+            cluster.run("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={_READY_SECONDS:.0f}s")
+        except PushError as error:
+            raise PushError(f"{error}; kubectl describe pod {name} tells more before it is deleted") from None
+        yield in_pod(cluster, name, "uploader")
+    finally:
+        try:
+            cluster.run("delete", "pod", name, "--wait=false", "--ignore-not-found")
+        except PushError as error:
+            note(f"{error}; delete pod {name} yourself")
+
+
+def in_pod(cluster: Cluster, pod: str, container: str) -> list[str]:
+    """What runs a Python there."""
+    return cluster.command("exec", "--stdin", pod, f"--container={container}", "--", "python3")
+
+
+class Pods:
+    """The replicas: the server's pods that run, each behind a port-forward."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._forwards: list[subprocess.Popen[str]] = []
+        self.replicas: list[Replica] = []
+        self.replicas += [self._reach(name) for name in self._running()]
+        if not self.replicas:
+            raise PushError(f"no pod of release {cluster.release} runs: nobody could check the version")
+
+    def newcomers(self) -> list[Replica]:
+        """Those that run by now, once they answer: what they loaded when they started may be older."""
+        known = {each.name for each in self.replicas}
+        new = [self._reach(name) for name in self._running() if name not in known]
+        for replica in new:
+            deadline = time.monotonic() + _READY_SECONDS
+            while not replica.is_live():
+                if time.monotonic() > deadline:
+                    raise PushError(f"{replica.name} appeared meanwhile and does not answer")
+                time.sleep(1)
+        self.replicas += new
+        return new
+
+    def close(self) -> None:
+        for replica in self.replicas:
+            replica.close()
+        for forward in self._forwards:
+            forward.terminate()
+            forward.wait()
+            assert forward.stdout is not None
+            forward.stdout.close()
+
+    def _running(self) -> list[str]:
+        return running_pods(self._cluster.get("pods", SERVER))
+
+    def _reach(self, pod: str) -> Replica:
+        command = self._cluster.command("port-forward", f"pod/{pod}", f":{GRPC_PORT}")
+        with tempfile.TemporaryFile("w+") as log:
+            forward = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            )
+            self._forwards.append(forward)
+            assert forward.stdout is not None
+            line = forward.stdout.readline()
+            port = re.search(r"127\.0\.0\.1:(\d+) ->", line)
+            if port is None:
+                log.seek(0)
+                raise PushError(
+                    f"kubectl port-forward to {pod} fails: {(log.read().strip().splitlines() or ['?'])[-1]}"
+                )
+        return Replica(pod, f"127.0.0.1:{port[1]}")
+
+
+def running_pods(pods: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of those that run and are not about to end."""
+    return [
+        each["metadata"]["name"]
+        for each in pods
+        if each["status"].get("phase") == "Running" and "deletionTimestamp" not in each["metadata"]
+    ]

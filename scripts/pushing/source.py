@@ -1,0 +1,265 @@
+"""What is pushed: read from its folder and checked, before anything is asked of a volume or a replica."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tqdm import tqdm
+from tritonclient.grpc.model_config_pb2 import TYPE_STRING, ModelConfig
+
+from classifiers.checkpoint import SHIPPED, CheckpointError, checkpoint_digest, load_checkpoint, read_shapes
+from scripts.fetching import loading
+from scripts.fetching.record import RECORD, Expected, Held, fault, measure, read_record
+from scripts.local.triton import ROOT
+from scripts.pushing.errors import PushError
+from scripts.pushing.volume import Served
+
+CONFIG = "config.pbtxt"
+CLASSIFIER = "prompt_classifier"
+SUMS = "SHA256SUMS"
+
+# What reads a checkpoint as the model of this name will.
+_READERS: Mapping[str, Callable[[Path], None]] = {
+    CLASSIFIER: loading.load_nvidia,
+    "routellm_mf": loading.load_mf,
+    "routellm_bert": loading.load_bert,
+    "routellm_causal_llm": loading.load_causal_llm,
+    "routellm_sw_ranking": loading.load_battles,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One version of a model. `version_files` by their path in the version's folder, `model_files` beside it (config
+    and labels); `number` is None where the folder does not say which version it is."""
+
+    model: str
+    config: ModelConfig
+    config_is_ours: bool  # a checkpoint brings no config of its own
+    model_files: Mapping[str, Path]
+    version_files: Mapping[str, Path]
+    checkpoint: Path | None
+    number: int | None
+
+    @property
+    def prompts(self) -> bool:
+        """Whether it takes prompts, as every model of this project does."""
+        return any(each.name == "INPUT" and each.data_type == TYPE_STRING for each in self.config.input)
+
+    @property
+    def outputs(self) -> list[str]:
+        return [each.name for each in self.config.output]
+
+    def next_number(self, served: Served | None) -> int:
+        """The version's number on the volume: above all there, and its own one when that is higher still."""
+        highest = max(served.versions, default=0) if served else 0
+        return max(highest + 1, self.number or 1)
+
+    def expected_checkpoint(self, number: int) -> str | None:
+        """The `checkpoint` that it should answer with, where that can be told without loading it."""
+        if self.model != CLASSIFIER or self.checkpoint is None:
+            return None
+        checkpoint = load_checkpoint(self.checkpoint)
+        return f"{checkpoint.name}:{number}:{checkpoint_digest(checkpoint)}"
+
+    def upload(self, whole: bool, number: int) -> dict[str, Path]:
+        """The files by their path in what is put in place: the version's folder, or the whole model's."""
+        if not whole:
+            return dict(self.version_files)
+        return dict(self.model_files) | {f"{number}/{path}": file for path, file in self.version_files.items()}
+
+
+def read_source(folder: Path, model: str | None) -> Source:
+    """A Triton model's folder, or a checkpoint's for the adapter of `model`.
+
+    Raises PushError: something is missing, damaged or does not fit together.
+    """
+    if not folder.is_dir():
+        raise PushError(f"{folder} is no folder")
+    if (folder / CONFIG).is_file():
+        return _read_model(folder, model)
+    return _read_checkpoint(folder, model or CLASSIFIER)
+
+
+def measure_all(files: Mapping[str, Path]) -> dict[str, Held]:
+    """Size and SHA-256 of each file."""
+    held = {}
+    with tqdm(
+        total=sum(file.stat().st_size for file in files.values()), unit="B", unit_scale=True, disable=None
+    ) as bar:
+        bar.set_description("reading")
+        for path, file in files.items():
+            held[path] = measure(file)
+            bar.update(held[path].size)
+    return held
+
+
+def content_key(model: str, held: Mapping[str, Held]) -> str:
+    """Names an upload by what it holds."""
+    digest = hashlib.sha256(model.encode())
+    for path, each in sorted(held.items()):
+        digest.update(f"\n{each.sha256} {path}".encode())
+    return digest.hexdigest()
+
+
+def check_fits(source: Source, served: Served) -> None:
+    """Raises PushError unless the version can stand beside those on the volume."""
+    if served.config is None:
+        raise PushError(f"{source.model} on the volume has no {CONFIG}: repair it, or push under another name")
+    there = parse_config(served.config, f"{CONFIG} of {source.model} on the volume")
+    if not source.config_is_ours:
+        if _tensors(there) != _tensors(source.config):
+            raise PushError(
+                f"the adapter of {source.model} has other tensors than {CONFIG} on the volume: a version can't change "
+                "them; push a model folder under another name"
+            )
+        return
+    if _plain(there, source.model) != _plain(source.config, source.model):
+        raise PushError(
+            f"{CONFIG} of {source.model} differs from the one on the volume, which a version can't change: make them "
+            "the same, or push under another name"
+        )
+    for name, file in source.model_files.items():
+        if name != CONFIG and measure(file).sha256 != served.files.get(name):
+            raise PushError(f"{name} of {source.model} differs from the one on the volume: push under another name")
+
+
+def parse_config(text: str, where: str) -> ModelConfig:
+    try:
+        config: ModelConfig = text_format.Parse(text, ModelConfig())
+    except text_format.ParseError as error:
+        raise PushError(f"{where}: {_one_line(str(error))}") from None
+    return config
+
+
+def _read_model(folder: Path, model: str | None) -> Source:
+    name = folder.absolute().name
+    if model is not None and model != name:
+        raise PushError(f"{folder} is the model {name}: a model folder is pushed under its own name")
+    config = parse_config(_read_text(folder / CONFIG), str(folder / CONFIG))
+    if config.name not in ("", name):
+        raise PushError(f"{folder / CONFIG}: name is {config.name!r}, and the folder's name is {name!r}")
+    if config.version_policy.HasField("specific"):
+        raise PushError(f"{folder / CONFIG}: its version_policy names versions, so that a new one is not served")
+    versions = [int(each.name) for each in folder.iterdir() if each.is_dir() and re.fullmatch(r"[1-9]\d*", each.name)]
+    if not versions:
+        raise PushError(f"{folder} holds no version: a folder called 1, 2 or so")
+    number = max(versions)
+    version = folder / str(number)
+    files = _files(version)
+    if not files:
+        raise PushError(f"{version} is empty")
+    program = config.default_model_filename or "model.py"
+    if config.backend == "python" and program not in files:
+        raise PushError(f"{version / program} is missing")
+    beside = {each.name: each for each in sorted(folder.iterdir()) if each.is_file() and not each.name.startswith(".")}
+    for output in config.output:
+        if output.label_filename and output.label_filename not in beside:
+            raise PushError(f"{folder / output.label_filename} is missing: {CONFIG} names it")
+    checkpoint = version / SHIPPED if (version / SHIPPED).is_dir() else None
+    _check_files(version, files)
+    if checkpoint is not None:
+        _check_files(checkpoint, _files(checkpoint))
+        if name in _READERS:
+            _check_checkpoint(checkpoint, name)
+    return Source(name, config, True, beside, files, checkpoint, number)
+
+
+def _read_checkpoint(folder: Path, model: str) -> Source:
+    adapter = ROOT / "model_repository" / model
+    if model not in _READERS:
+        raise PushError(f"{folder} holds no {CONFIG}, and {model!r} is none of {', '.join(_READERS)}")
+    files = _files(folder)
+    if not any(path.endswith((".safetensors", ".parquet")) for path in files):
+        raise PushError(f"{folder} is neither a model's folder ({CONFIG}) nor a checkpoint's (config.json, weights)")
+    _check_files(folder, files)
+    _check_checkpoint(folder, model)
+    config = parse_config(_read_text(adapter / CONFIG), str(adapter / CONFIG))
+    beside = {each.name: each for each in sorted(adapter.iterdir()) if each.is_file()}
+    shipped = {f"{SHIPPED}/{path}": file for path, file in files.items()}
+    return Source(model, config, False, beside, {"model.py": adapter / "1" / "model.py"} | shipped, folder, None)
+
+
+def _check_files(folder: Path, files: Mapping[str, Path]) -> None:
+    """Raises PushError unless all files are as the records beside them say, and the weights' headers readable."""
+    for path, expected in _recorded(folder).items():
+        if wrong := fault(folder / path, expected):
+            raise PushError(f"{folder / path} {wrong}")
+    for path, file in files.items():
+        if path.endswith(".safetensors"):
+            try:
+                read_shapes(file)
+            except CheckpointError as error:
+                raise PushError(str(error)) from None
+
+
+def _recorded(folder: Path) -> dict[str, Expected]:
+    """What scripts/fetch_models noted, or `sha256sum` wrote."""
+    expected = {}
+    if (folder / RECORD).is_file():
+        if (record := read_record(folder)) is None:
+            raise PushError(f"{folder / RECORD} is damaged: remove it, or fetch the folder again")
+        expected = {path: Expected(held.size, held.sha256) for path, held in record.files.items()}
+    if (folder / SUMS).is_file():
+        for number, line in enumerate(_read_text(folder / SUMS).splitlines(), 1):
+            if not (match := re.fullmatch(r"([0-9a-f]{64}) [ *](?:\./)?(.+)", line)):
+                raise PushError(f"{folder / SUMS}, line {number}: expected a SHA-256 and a name")
+            expected[match[2]] = Expected(digest=match[1])
+    return expected
+
+
+def _check_checkpoint(folder: Path, model: str) -> None:
+    try:
+        _READERS[model](folder)
+    except CheckpointError as error:
+        raise PushError(_one_line(str(error))) from None
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files below a folder, by their path in it. Hidden ones, and what Python compiled, stay behind."""
+    found = {}
+    for here, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__pycache__")
+        for name in sorted(name for name in names if not name.startswith(".")):
+            file = Path(here, name)
+            if not file.is_file():
+                raise PushError(f"{file} is no file, or a link to nothing")
+            found[str(file.relative_to(folder))] = file
+        for name in folders:
+            if Path(here, name).is_symlink():
+                raise PushError(f"{Path(here, name)} is a link to a folder: put the folder itself there")
+    return found
+
+
+def _tensors(config: ModelConfig) -> tuple[object, ...]:
+    """What a request sees of a config."""
+    shapes = [
+        sorted((each.name, each.data_type, tuple(each.dims)) for each in tensors)
+        for tensors in (config.input, config.output)
+    ]
+    return (config.max_batch_size, *shapes)
+
+
+def _plain(config: ModelConfig, name: str) -> ModelConfig:
+    """With its name, which may be left out."""
+    plain = ModelConfig()
+    plain.CopyFrom(config)
+    plain.name = name
+    return plain
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PushError(f"{path}: can't be read ({_one_line(str(error))})") from None
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()

@@ -1,0 +1,62 @@
+"""The new version on a Triton of this machine, before anything is sent."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from scripts.local.process import StartError, free_ports, wait_until
+from scripts.local.triton import Triton, find_server
+from scripts.pushing.errors import PushError
+from scripts.pushing.promote import remove
+from scripts.pushing.replica import Replica, shorten
+from scripts.pushing.source import Source
+
+_START_SECONDS = 60.0
+T = TypeVar("T")
+
+
+def try_locally(source: Source, number: int, check: Callable[[Replica], T]) -> tuple[T | None, str | None]:
+    """What `check` finds of a Triton that serves nothing but this version; or None, and why it could not be tried."""
+    if source.config.platform == "ensemble":
+        return None, "an ensemble is nothing without what it composes"
+    with tempfile.TemporaryDirectory(prefix="push_models.") as folder:
+        try:
+            find_server(Path(folder, "triton"))
+        except StartError as error:
+            return None, str(error)
+        repository = link_model(source, number, Path(folder, "models"))
+        with running(repository, Path(folder, "triton")) as replica:
+            found = check(replica)
+            remove(replica, source.model)  # it ends sooner without
+            return found, None
+
+
+def link_model(source: Source, number: int, repository: Path) -> Path:
+    """A repository that holds this version, by links."""
+    for path, file in source.upload(True, number).items():
+        link = repository / source.model / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.absolute())
+    return repository
+
+
+@contextmanager
+def running(repository: Path, folder: Path) -> Iterator[Replica]:
+    """A Triton without models. Raises PushError: it does not start."""
+    triton = Triton(free_ports(3), folder, repository, models=())
+    replica = Replica("the local Triton", triton.grpc_url)
+    try:
+        triton.start()
+        assert triton.process is not None
+        try:
+            wait_until(replica.is_live, triton.process, _START_SECONDS)
+        except StartError as error:
+            raise PushError(f"the local Triton does not start: {shorten(str(error))}") from None
+        yield replica
+    finally:
+        replica.close()
+        triton.stop()
