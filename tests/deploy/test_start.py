@@ -208,6 +208,16 @@ def test_a_model_of_no_ensemble_is_loaded_by_itself(repository: Path, tmp_path: 
     assert Started(tmp_path / "online", repository, HF_HUB_OFFLINE="0").said == ["loading alone"]
 
 
+@pytest.mark.skipif(any(Path("/dev").glob("nvidia[0-9]*")), reason="there is a GPU here")
+def test_a_model_that_wants_a_gpu_is_mentioned_where_there_is_none(repository: Path, tmp_path: Path) -> None:
+    """It is loaded nevertheless: Triton has the last word. A comment asks for nothing."""
+    write_model(repository, "fast", 'backend: "python"\ninstance_group [ { kind: KIND_GPU } ]')
+    write_model(repository, "slow", 'backend: "python"  # no KIND_GPU')
+    started = Started(tmp_path, repository)
+    assert started.loaded == ["fast", "slow"]
+    assert started.said[:-1] == ["fast asks for a GPU (KIND_GPU), and none is seen here: without one it can't load"]
+
+
 def test_a_repository_that_is_not_there(tmp_path: Path) -> None:
     """Exit 1 and a line with the path."""
     started = Started(tmp_path, tmp_path / "nowhere")
