@@ -23,9 +23,9 @@ Manifest = dict[str, Any]
 
 @functools.cache
 def find_helm() -> str:
-    """HELM, the one on PATH, or the one that scripts/check_deploy installs."""
+    """HELM, the one that scripts/check_deploy installs, or the one on PATH."""
     installed = ROOT / ".local" / "deploy-tools" / "bin" / "helm"
-    found = os.environ.get("HELM") or shutil.which("helm") or shutil.which(installed)
+    found = os.environ.get("HELM") or shutil.which(installed) or shutil.which("helm")
     if found is None:
         pytest.skip("no helm: scripts/check_deploy installs it, HELM names one")
     return found
