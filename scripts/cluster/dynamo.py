@@ -1,4 +1,7 @@
-"""The demo Dynamo as a container's program: `python -m scripts.cluster.dynamo PORT MODEL ...`, until SIGTERM."""
+"""The demo Dynamo as a container's program: `python -m scripts.cluster.dynamo PORT MODEL ...`, until SIGTERM.
+
+/tmp/ready is there once every model has answered.
+"""
 
 import signal
 import sys
@@ -15,6 +18,7 @@ def main(port: str, *models: str) -> None:
         try:
             dynamo.start()
             dynamo.wait()
+            Path("/tmp/ready").touch()
             signal.pause()
         finally:
             dynamo.stop()

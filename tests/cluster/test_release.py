@@ -63,6 +63,7 @@ def surroundings(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> 
     cluster.kubectl("create", "namespace", "dynamo-cloud")
     cluster.kubectl("create", "namespace", SPACE)
     cluster.apply(*_dynamo("dynamo-llm-service", "dynamo-cloud"))
+    cluster.kubectl("rollout", "status", "deployment/dynamo-llm-service", "-n", "dynamo-cloud", "--timeout=3m")
     cluster.apply(VOLUME | {"spec": VOLUME["spec"] | {"local": {"path": str(disk)}}}, CLAIM)  # type: ignore[operator]
     cluster.kubectl("create", "secret", "generic", "dynamo-api-secret", "--from-literal=DYNAMO_API_KEY=", "-n", SPACE)
 
@@ -75,7 +76,7 @@ def _dynamo(name: str, namespace: str) -> list[dict[str, Any]]:
         "image": "localhost/dynamo-demo:dev",
         "imagePullPolicy": "Never",
         "args": ["8080", *MODELS],
-        "readinessProbe": {"httpGet": {"path": "/health", "port": 8080}, "periodSeconds": 2},
+        "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 2},
     }
     metadata = {"name": name, "namespace": namespace}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
@@ -110,18 +111,20 @@ def test_install(cluster: Cluster, row: Row) -> None:
 
 def test_request(url: str, row: Row) -> None:
     """A request through the Service is classified and answered by the model of its label, whole and as a stream."""
-    client = OpenAI(base_url=f"{url}/v1", api_key="unused")
-    for stream in (False, True):
-        answer = client.chat.completions.with_raw_response.create(
-            model="",
-            messages=[{"role": "user", "content": "Write a Python function to sort a list"}],
-            max_tokens=8,
-            stream=stream,
-            extra_body={"nim-llm-router": {"policy": "task_router"}},
-        )
-        assert answer.headers["x-chosen-classifier"] == "Code Generation"
-        assert answer.headers["x-routellm-routed-model"] == "llama-3.3-nemotron-super-49b-v1"
-        assert answer.headers["x-router-reason"] == "decided"
+    with OpenAI(base_url=f"{url}/v1", api_key="unused") as client:
+        for stream in (False, True):
+            answer = client.chat.completions.with_raw_response.create(
+                model="",
+                messages=[{"role": "user", "content": "Write a Python function to sort a list"}],
+                max_tokens=8,
+                stream=stream,
+                extra_body={"nim-llm-router": {"policy": "task_router"}},
+            )
+            assert answer.headers["x-chosen-classifier"] == "Code Generation"
+            assert answer.headers["x-routellm-routed-model"] == "llama-3.3-nemotron-super-49b-v1"
+            assert answer.headers["x-router-reason"] in ("decided", "cached")
+            last = list(answer.parse())[-1] if stream else answer.parse()
+            assert last.choices[0].finish_reason
     row(f"{answer.headers['x-chosen-classifier']} -> {answer.headers['x-routellm-routed-model']}")
 
 
@@ -262,9 +265,12 @@ def test_bad_version(cluster: Cluster, url: str, row: Row, tmp_path: Path, next_
 def test_pod_deleted(cluster: Cluster, url: str, row: Row, component: str) -> None:
     """A pod is deleted under load, and another takes its place."""
     with _load(url, row):
-        pod = cluster.get("pods", "-n", SPACE, "-l", component)[0]["metadata"]["name"]
-        cluster.kubectl("delete", "pod", pod, "-n", SPACE)
+        cluster.kubectl("delete", "pod", min(_pods(cluster, component)), "-n", SPACE)
         cluster.wait(lambda: _ready(cluster, component) == 2, 180)
+
+
+def _pods(cluster: Cluster, component: str) -> set[str]:
+    return {pod["metadata"]["name"] for pod in cluster.get("pods", "-n", SPACE, "-l", component)}
 
 
 def _ready(cluster: Cluster, component: str) -> int:
@@ -300,6 +306,7 @@ def test_changed_configuration(cluster: Cluster, url: str, row: Row) -> None:
     change = "routerController.config.models.codeGeneration=llama-3.1-8b-instruct"
     with _load(url, row) as load:
         cluster.helm(*_upgrade("--set", change, "--wait", "--timeout=5m"))
+        cluster.wait(lambda: len(_pods(cluster, GATEWAY)) == 2)  # the old ones answer until they are drained
         since = time.monotonic()
         load.wait(lambda: len([each for each in load.since(since) if each.reason == "decided"]) >= 20)
         models = {each.model for each in load.since(since) if each.reason == "decided"}
@@ -313,10 +320,11 @@ def test_existing_config_map(cluster: Cluster, url: str, row: Row) -> None:
     change = "routerController.config.existingConfigMap=router-config-dynamo"
     with _load(url, row):
         cluster.helm(*_upgrade("--set", change, "--wait", "--timeout=5m"))
-        pods = {pod["metadata"]["name"] for pod in cluster.get("pods", "-n", SPACE, "-l", GATEWAY)}
+        cluster.wait(lambda: len(_pods(cluster, GATEWAY)) == 2)
+        pods = _pods(cluster, GATEWAY)
         _config_map(cluster, text.replace("default_policy: task_router", "default_policy: complexity_router"))
         cluster.wait(lambda: _policies(url) == {"complexity_router"}, 180)
-        assert pods >= {pod["metadata"]["name"] for pod in cluster.get("pods", "-n", SPACE, "-l", GATEWAY)}
+        assert _pods(cluster, GATEWAY) == pods
 
 
 def _config_map(cluster: Cluster, text: str) -> None:
