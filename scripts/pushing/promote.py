@@ -56,7 +56,7 @@ class Examiner:
         if not self.can_ask:
             return None
         prompts = [each.prompt for each in self.golden] or ["ping"]
-        answers = replica.ask(self.model, prompts, self.config.max_batch_size > 0)
+        answers = replica.ask(self.model, prompts, self.config.max_batch_size)
         if self.golden and (found := faults(self.golden, answers)):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise PushError(f"{replica.name} fails a golden prompt: {found[0]}{more}")
