@@ -258,12 +258,10 @@ class Agent:
         content = self._begun()
         file = content / _relative(path)
         _refuse_links(content, file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
-        if not 0 <= offset <= os.fstat(handle).st_size:
-            os.close(handle)
+        if not 0 <= offset <= (file.stat().st_size if file.is_file() else 0):
             raise AgentError(f"{path}: {offset} is beyond its end")
-        return handle
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
 
     def _place(self, model: str, version: str, whole: bool) -> Path:
         folder = self._repository / _model(model)

@@ -33,6 +33,7 @@ from scripts.pushing import kubernetes
 from scripts.pushing.compare import Given, Limits, shift
 from scripts.pushing.errors import PushError, VolumeGone
 from scripts.pushing.golden import read_golden
+from scripts.pushing.push import main
 from scripts.pushing.replica import Replica
 from scripts.pushing.source import check_fits, content_key, read_source
 from scripts.pushing.volume import Served, Volume
@@ -303,7 +304,8 @@ def test_replica_that_dies_meanwhile(two: Two, tmp_path: Path) -> None:
         kill = "if PLACE == 'third': os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)"
         source = write_toy(tmp_path, "deadly", 2, digest="bbb", initialize=kill)
         with load_on(two, "deadly"):
-            _, line = push(source, *two.where, "--url", third.grpc_url, code=1)
+            where = _where(two.repository, [*two.urls, third.grpc_url])
+            _, line = push(source, *where, "--golden", golden(tmp_path, "Rewrite"), code=1)
         assert f"{third.grpc_url} did not answer, and loads what is on the volume" in line
         assert "2 of 3 that were told answer as before" in line
         assert set(two.served("deadly")) == {"toy:1:aaa"}
@@ -362,7 +364,7 @@ def test_dry_run(two: Two, tmp_path: Path) -> None:
     before = snapshot(two.repository.parent)
     source = write_toy(tmp_path, "rehearsed", 2)
     mine = snapshot(source)
-    report, line = push(source, *two.where, "--dry-run")
+    report, line = push(source, *two.where, "--golden", golden(tmp_path, "Rewrite"), "--dry-run")
     assert report["version"] == 2 and report["action"] == "dry run, nothing changed"
     assert ", ".join(two.urls) in line
     assert snapshot(two.repository.parent) == before and snapshot(source) == mine
@@ -845,11 +847,11 @@ def test_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (["x", "--min-agreement", "2"], "2 is not from 0 to 1"),
     ],
 )
-def test_wrong_arguments(arguments: list[str], complaint: str) -> None:
+def test_wrong_arguments(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Arguments that do not belong together are a usage line and exit code 2."""
-    process = start(*arguments)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2 and complaint in errors
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2 and complaint in capsys.readouterr().err
 
 
 def test_nothing_is_left(two: Two) -> None:
