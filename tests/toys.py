@@ -1,6 +1,5 @@
 """Small Python models for Triton, which answer with a label and with who they are, and can be made to fail."""
 
-import shutil
 from pathlib import Path
 
 _CONFIG = """name: "{name}"
@@ -69,8 +68,3 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         for path in sorted(folder.rglob("*"))
         if "__pycache__" not in path.parts
     }
-
-
-def remove_toys(*folders: Path) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -183,9 +183,14 @@ class Pods:
         self._cluster = cluster
         self._forwards: list[subprocess.Popen[str]] = []
         self.replicas: list[Replica] = []
-        self.replicas += [self._reach(name) for name in self._running()]
-        if not self.replicas:
-            raise PushError(f"no pod of release {cluster.release} runs: nobody could check the version")
+        try:
+            for name in self._running():
+                self.replicas.append(self._reach(name))
+            if not self.replicas:
+                raise PushError(f"no pod of release {cluster.release} runs: nobody could check the version")
+        except BaseException:
+            self.close()
+            raise
 
     def newcomers(self) -> list[Replica]:
         """Those that run by now, once they answer: what they loaded when they started may be older."""
@@ -213,7 +218,7 @@ class Pods:
         return running_pods(self._cluster.get("pods", SERVER))
 
     def _reach(self, pod: str) -> Replica:
-        command = self._cluster.command("port-forward", f"pod/{pod}", f":{GRPC_PORT}")
+        command = self._cluster.command("port-forward", "--address=127.0.0.1", f"pod/{pod}", f":{GRPC_PORT}")
         with tempfile.TemporaryFile("w+") as log:
             forward = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True

@@ -137,7 +137,7 @@ def promote(
                 note(f"{replica.name} serves version {version}" + (f" ({checkpoint})" if checkpoint else ""))
             waiting = fleet.newcomers()
         with interrupts.held():
-            volume.ask("finish", model=model)
+            volume.insist("finish", model=model)
     except (PushError, KeyboardInterrupt) as error:
         note(f"{error or 'interrupted'}; taking version {version} back")
         with interrupts.held():
@@ -181,7 +181,7 @@ def take_back(
     if wrong:
         return Outcome(f"version {version} is still on the volume: {wrong[0]}; the next push takes it back", False)
     try:
-        volume.take_back(model, version, whole)
+        volume.insist("withdraw", model=model, version=str(version), whole=whole)
     except PushError as error:
         return Outcome(f"version {version} is still on the volume: {error}; the next push takes it back", False)
     usual = next(iter(before.values()), Served())
@@ -284,7 +284,7 @@ def roll_back(
                 note(f"{replica.name} serves version {below}" + (f" ({expected})" if expected else ""))
             waiting = fleet.newcomers()
         with interrupts.held():
-            volume.ask("finish")
+            volume.insist("finish")
     except (PushError, KeyboardInterrupt) as error:
         with interrupts.held():
             line = _put_back(volume, told, examiner, version, before)
@@ -303,7 +303,7 @@ def _put_back(
         except PushError as error:
             wrong.append(str(error))
     try:
-        volume.ask("restore", model=examiner.model, version=str(version))
+        volume.insist("restore", model=examiner.model, version=str(version))
     except PushError as error:
         return f"version {version} could not be put back: {error}"
     for replica in told:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from classifiers.checkpoint import EMBEDDED, checkpoint_digest, load_checkpoint
-from scripts.fetching.record import measure
+from scripts.fetching.record import Held, measure
 from scripts.local.process import free_port, free_ports
 from scripts.local.triton import ENSEMBLES, ROOT, Triton
 from scripts.pushing import kubernetes
@@ -37,6 +36,7 @@ from scripts.pushing.push import main
 from scripts.pushing.replica import Replica
 from scripts.pushing.source import check_fits, content_key, read_source
 from scripts.pushing.volume import Served, Volume
+from tests.processes import commands
 from tests.repository import copy_repository
 from tests.toys import snapshot, write_toy
 
@@ -105,8 +105,11 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
             triton.wait()
         yield Two(tritons, repository)
     finally:
-        for triton in tritons:
-            triton.stop()
+        stopping = [threading.Thread(target=triton.stop) for triton in tritons]  # each takes seconds
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
 
 
 @dataclass
@@ -209,17 +212,14 @@ def retrained(folder: Path, factor: float = 1.01) -> Path:
 
 
 def test_update_under_load(two: Two, tmp_path: Path) -> None:
-    """A retrained checkpoint, compared beside the served one first, is served by both Tritons without a lost request;
-    once the push returns, nobody is answered by the old one."""
+    """A retrained checkpoint is served by both Tritons without a lost request; once the push returns, nobody is
+    answered by the old one."""
     source = retrained(tmp_path / "retrained")
-    prompts = tmp_path / "prompts.jsonl"
-    texts = [json.loads(line) for line in (ROOT / "scripts/training/calibration.jsonl").read_text().splitlines()[::25]]
-    prompts.write_text("".join(json.dumps(each) + "\n" for each in texts))
     checkpoint = load_checkpoint(source)
     new = f"{checkpoint.name}:2:{checkpoint_digest(checkpoint)}"
     (old,) = set(two.served("prompt_classifier"))
     with load_on(two, "router_ensemble") as clients:
-        report, _ = push(source, *two.where, "--compare", prompts)
+        report, _ = push(source, *two.where)
         returned = time.monotonic()
         seen = len(clients.asked)
         _await(lambda: len(clients.asked) > seen + 20)
@@ -227,15 +227,10 @@ def test_update_under_load(two: Two, tmp_path: Path) -> None:
     assert clients.since(returned) == {new}
     assert {each["checkpoint"] for each in report["replicas"].values()} == {new}
     assert report["tried_locally"] and report["golden"] == 10
-    task = report["compare"]["task"]
-    assert task["rows"] == task["labelled"] == len(texts) and task["agreement"] >= 0.9
-    assert 0 <= task["new_error"] <= 1
     pushed = two.repository / "prompt_classifier" / "2"
     assert measure(pushed / "checkpoint" / "adapters.safetensors") == measure(source / "adapters.safetensors")
-    assert {path.stat().st_mode & 0o777 for path in pushed.rglob("*") if "__pycache__" not in path.parts} == {
-        0o644,
-        0o755,
-    }
+    modes = {path.stat().st_mode & 0o777 for path in pushed.rglob("*") if "__pycache__" not in path.parts}
+    assert modes == {0o644, 0o755}
 
 
 def test_failed_load_is_taken_back(two: Two, tmp_path: Path) -> None:
@@ -441,40 +436,71 @@ class Cutting(Volume):
         raise Cut
 
 
+@dataclass(frozen=True)
+class Upload:
+    """A toy's second version with weights that nobody needs."""
+
+    source: Path
+    files: Mapping[str, Path]
+    held: Mapping[str, Held]
+
+    @property
+    def key(self) -> str:
+        return content_key("cut", self.held)
+
+    @property
+    def size(self) -> int:
+        return sum(each.size for each in self.held.values())
+
+
+def _upload(folder: Path) -> Upload:
+    source = write_toy(folder, "cut", 2, digest="bbb")
+    (source / "2" / "weights.bin").write_bytes(random.randbytes(300_000))
+    files = {name: source / "2" / name for name in ("model.py", "weights.bin")}
+    return Upload(source, files, {path: measure(file) for path, file in files.items()})
+
+
 def test_copies_cut_at_random_points(two: Two, tmp_path: Path) -> None:
     """A copy that is cut anywhere leaves what is served as it was; the next try with the same source goes on there, and
     is whole."""
     two.toy("cut")
     before, served = snapshot(two.repository), two.served("cut")
     random.seed(7)
-    source = write_toy(tmp_path, "cut", 2, digest="bbb") / "2"
-    weights = source / "weights.bin"
-    resumed = 0
-    for point in range(_CUTS):
-        weights.write_bytes(random.randbytes(300_000))
-        files = {"model.py": source / "model.py", "weights.bin": weights}
-        held = {path: measure(file) for path, file in files.items()}
-        key, total = content_key("cut", held), sum(each.size for each in held.values())
-        cutting = Cutting(str(two.repository))
-        with cutting as volume:
-            volume.lock("first")
-            cutting.left, cutting.kills = random.randrange(total), bool(point % 2)
+    uploads = [_upload(tmp_path / str(number)) for number in range(_CUTS)]
+    spared = 0
+    for number, upload in enumerate(uploads):
+        with Cutting(str(two.repository)) as volume:
+            volume.lock("a test")
+            volume.left, volume.kills = random.randrange(upload.size), bool(number % 2)
             with pytest.raises(Cut):
-                volume.upload(key, files, held, 1 << 40)
+                volume.upload(upload.key, upload.files, upload.held, 1 << 40)
         assert snapshot(two.repository) == before
-        if not point % 10:
+        if not number % 10:
             assert two.served("cut") == served
-        with Volume(str(two.repository)) as volume:
-            volume.lock("second")
-            sent = volume.upload(key, files, held, 1 << 40)
-        assert sent <= total
-        resumed += total - sent
-        content = two.staging / "routers" / "incoming" / key / "content"
-        assert {path: measure(content / path) for path in files} == held
-        assert [each.name for each in content.parent.parent.iterdir()] == [key]
-    assert resumed > _CUTS * 50_000  # about half of what was sent need not be sent again
-    report, _ = push(source.parent, *two.where, "--golden", golden(tmp_path, "Rewrite"))
+        with Volume(str(two.repository)) as again:
+            again.lock("a test")
+            spared += upload.size - again.upload(upload.key, upload.files, upload.held, 1 << 40)
+        content = two.staging / "routers" / "incoming" / upload.key / "content"
+        assert {path: measure(content / path) for path in upload.files} == upload.held
+        assert [each.name for each in content.parent.parent.iterdir()] == [upload.key]
+    assert spared > sum(upload.size for upload in uploads) / 4  # on average half of each was there already
+    report, _ = push(uploads[-1].source, *two.where, "--golden", golden(tmp_path, "Rewrite"))
     assert report["uploaded"] == 0 and set(two.served("cut")) == {"toy:2:bbb"}
+
+
+def test_agent_that_ends_meanwhile(two: Two, tmp_path: Path) -> None:
+    """An agent that is killed while replicas load is replaced: the version can still be taken back."""
+    two.toy("orphan")
+    before = snapshot(two.repository)
+    with Volume(str(two.repository)) as volume:
+        volume.lock("a test")
+        upload = _upload(tmp_path)
+        volume.upload(upload.key, upload.files, upload.held, 1 << 40)
+        volume.ask("publish", model="orphan", version="2", whole=False)
+        os.kill(volume.pid, signal.SIGKILL)
+        assert volume.insist("withdraw", model="orphan", version="2", whole=False) is True
+        volume.insist("finish")
+    assert snapshot(two.repository) == before
 
 
 @pytest.fixture
@@ -804,6 +830,63 @@ def test_uploader_pod() -> None:
     json.dumps(pod)
 
 
+_KUBECTL = """#!{python}
+import json, os, pathlib, subprocess, sys, time
+state = pathlib.Path({state!r})
+arguments = [each for each in sys.argv[1:] if not each.startswith(("--namespace", "--context"))]
+with (state / "calls").open("a") as calls:
+    calls.write(" ".join(sys.argv[1:])[:200] + "\\n")
+match arguments:
+    case ["get", "deployments", *_]:
+        print(json.dumps({{"items": [json.loads((state / "deployment").read_text())]}}))
+    case ["get", "pods", *_]:
+        pods = json.loads((state / "pods").read_text())
+        shown = list(pods) if list(state.glob("created*")) else list(pods)[:1]
+        items = [{{"metadata": {{"name": name}}, "status": {{"phase": "Running"}}}} for name in shown]
+        print(json.dumps({{"items": items}}))
+    case ["port-forward", _, pod, _]:
+        print("Forwarding from " + json.loads((state / "pods").read_text())[pod.removeprefix("pod/")], flush=True)
+        time.sleep(600)
+    case ["create", *_]:
+        (state / "created").write_text(sys.stdin.read())
+    case ["exec", "--stdin", pod, container, "--", "python3", *rest]:
+        os.execv(sys.executable, [sys.executable, *rest])
+    case ["wait" | "delete", *_]:
+        pass
+    case _:
+        sys.exit("error: what is " + repr(arguments))
+"""
+
+
+def test_kubernetes_by_a_stand_in(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a kubectl that runs everything here: an uploader comes and goes, a pod that appears meanwhile is told too,
+    and a dry run makes no pod."""
+    two.toy("podded")
+    state = tmp_path / "state"
+    state.mkdir()
+    deployment = _deployment()
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    container["env"][0]["value"] = str(two.repository)
+    (state / "deployment").write_text(json.dumps(deployment))
+    pods = {f"server-{number}": f"{url} -> 8001" for number, url in enumerate(two.urls)}
+    (state / "pods").write_text(json.dumps(pods))
+    kubectl = tmp_path / "bin" / "kubectl"
+    kubectl.parent.mkdir()
+    kubectl.write_text(_KUBECTL.format(python=sys.executable, state=str(state)))
+    kubectl.chmod(0o755)
+    monkeypatch.setitem(_ENVIRON, "PATH", f"{kubectl.parent}:{os.environ['PATH']}")
+    arguments = (write_toy(tmp_path, "podded", 2, digest="bbb"), "--golden", golden(tmp_path, "Rewrite"))
+    report, line = push(*arguments, "--dry-run", "--context", "here")
+    assert list(report["replicas"]) == ["server-0"] and "would tell server-0" in line
+    assert not (state / "created").exists()
+    report, _ = push(*arguments)
+    assert report["replicas"] == {name: {"version": 2, "checkpoint": "toy:2:bbb"} for name in pods}
+    name = json.loads((state / "created").read_text())["metadata"]["name"]
+    calls = (state / "calls").read_text()
+    assert f"delete pod {name}" in calls and "--context=here --namespace=llm-router get deployments" in calls
+    _await(lambda: not commands(str(kubectl)))
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
@@ -856,5 +939,5 @@ def test_wrong_arguments(arguments: list[str], complaint: str, capsys: pytest.Ca
 
 def test_nothing_is_left(two: Two) -> None:
     """After all of the above, no candidate and no half-made model is in the repository."""
-    names = Counter(path.name.partition("__")[2] for path in two.repository.iterdir())
-    assert set(names) == {""}
+    assert [path.name for path in two.repository.iterdir() if "__" in path.name or path.name.startswith(".")] == []
+    assert not (two.staging / "routers" / "journal.json").exists()
