@@ -42,6 +42,13 @@ from tests.toys import snapshot, write_toy
 
 _CUTS = 50
 _COMMAND = (sys.executable, "-P", "-m", "scripts.pushing.push")
+# As on a machine without a Triton of its own, which would take its seconds.
+_ELSEWHERE = (
+    sys.executable,
+    "-P",
+    "-c",
+    "import sys; sys.modules['pytriton'] = None; from scripts.pushing.push import main; sys.exit(main())",
+)
 _ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 _PROMPT = "Write a Python function that merges two sorted lists."
 
@@ -180,15 +187,15 @@ def _where(repository: Path, urls: Sequence[str]) -> list[str]:
     return ["--local", str(repository), *(word for url in urls for word in ("--url", url))]
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[str]:
-    """The command, on its way."""
-    command = [*_COMMAND, *map(str, arguments)]
+def start(*arguments: str | Path, tried: bool = False) -> subprocess.Popen[str]:
+    """The command, on its way; `tried`: where there is a Triton to try the version on."""
+    command = [*(_COMMAND if tried else _ELSEWHERE), *map(str, arguments)]
     return subprocess.Popen(command, env=_ENVIRON, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def push(*arguments: str | Path, code: int = 0) -> tuple[dict[str, Any], str]:
+def push(*arguments: str | Path, code: int = 0, tried: bool = False) -> tuple[dict[str, Any], str]:
     """What --json prints, and the last line on stderr."""
-    process = start(*arguments, "--json")
+    process = start(*arguments, "--json", tried=tried)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == code, errors
     assert "Traceback" not in errors
@@ -219,7 +226,7 @@ def test_update_under_load(two: Two, tmp_path: Path) -> None:
     new = f"{checkpoint.name}:2:{checkpoint_digest(checkpoint)}"
     (old,) = set(two.served("prompt_classifier"))
     with load_on(two, "router_ensemble") as clients:
-        report, _ = push(source, *two.where)
+        report, _ = push(source, *two.where, tried=True)
         returned = time.monotonic()
         seen = len(clients.asked)
         _await(lambda: len(clients.asked) > seen + 20)
@@ -257,7 +264,7 @@ def test_failed_golden_prompts_are_taken_back(two: Two, tmp_path: Path) -> None:
     source = write_toy(tmp_path, "wrong", 2, digest="bbb", initialize=label)
     prompts = golden(tmp_path, "Rewrite")
     with load_on(two, "wrong") as clients:
-        report, line = push(source, *two.where, "--golden", prompts, code=1)
+        report, line = push(source, *two.where, "--golden", prompts, code=1, tried=True)
     assert "task_label is Chatbot and should be Rewrite" in line and two.urls[1] in line
     assert clients.since(0) <= {"toy:1:aaa", "toy:2:bbb"} and set(two.served("wrong")) == {"toy:1:aaa"}
     assert snapshot(two.repository) == before
@@ -271,7 +278,7 @@ def test_local_trial_comes_first(two: Two, tmp_path: Path) -> None:
     two.toy("hopeless")
     before = snapshot(two.repository.parent)
     source = write_toy(tmp_path, "hopeless", 2, initialize="raise ValueError('not even here')")
-    _, line = push(source, *two.where, code=1)
+    _, line = push(source, *two.where, code=1, tried=True)
     assert "the local Triton refuses" in line and "not even here" in line
     assert snapshot(two.repository.parent) | {".staging/lock": b""} == before | {".staging/lock": b""}
 
@@ -359,7 +366,7 @@ def test_dry_run(two: Two, tmp_path: Path) -> None:
     before = snapshot(two.repository.parent)
     source = write_toy(tmp_path, "rehearsed", 2)
     mine = snapshot(source)
-    report, line = push(source, *two.where, "--golden", golden(tmp_path, "Rewrite"), "--dry-run")
+    report, line = push(source, *two.where, "--golden", golden(tmp_path, "Rewrite"), "--dry-run", tried=True)
     assert report["version"] == 2 and report["action"] == "dry run, nothing changed"
     assert ", ".join(two.urls) in line
     assert snapshot(two.repository.parent) == before and snapshot(source) == mine
@@ -741,10 +748,11 @@ def test_stale_replica_is_refused(two: Two, tmp_path: Path) -> None:
 
 
 def test_model_without_prompts(two: Two, tmp_path: Path) -> None:
-    """Of a model that takes no prompts only the load is checked, and that is said."""
+    """Of a model that takes no prompts only the load is checked, and that is said; so is that no Triton is here."""
     process = start(write_toy(tmp_path, "numbers", 1, kind="TYPE_FP32"), *two.where)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0 and "only its load is checked" in errors
+    assert "not tried on this machine: no tritonserver" in errors
     assert "numbers version 1: served by all" in output
 
 
