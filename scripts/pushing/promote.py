@@ -138,9 +138,10 @@ def promote(
             waiting = fleet.newcomers()
         with interrupts.held():
             volume.insist("finish", model=model)
+            interrupts.forget()  # it is done
     except (PushError, KeyboardInterrupt) as error:
-        note(f"{error or 'interrupted'}; taking version {version} back")
         with interrupts.held():
+            note(f"{error or 'interrupted'}; taking version {version} back")
             state = take_back(volume, told, examiner, version, whole, before)
             interrupts.forget()
         if isinstance(error, KeyboardInterrupt) and state.is_whole:
@@ -192,7 +193,7 @@ def take_back(
             gone.append(replica.name)
         except PushError as error:
             wrong.append(str(error))
-    if not wrong:
+    if not wrong and not gone:
         try:
             volume.ask("finish")
         except VolumeGone:
@@ -201,7 +202,10 @@ def take_back(
     if told and len(told) > len(gone) + len(wrong):
         line += f", {len(told) - len(gone) - len(wrong)} of {len(told)} that were told answer as before"
     if gone:
-        line += f"; {', '.join(gone)} did not answer, and loads what is on the volume when it is back"
+        line += (
+            f"; {', '.join(gone)} did not answer: started again it loads what is on the volume, and the next push sees"
+        )
+        line += " to it"
     if wrong:
         line += f"; {'; '.join(wrong)}"
     return Outcome(line, not wrong and not gone)
@@ -228,7 +232,7 @@ def recover(volume: Volume, fleet: Fleet, left: Mapping[str, Any], inventory: In
     if entry is None:
         return volume.inventory() if left["candidates"] else inventory
     model, version = entry["model"], int(entry["version"])
-    note(f"a {entry['action']} of {model} was killed half way: taking version {version} out")
+    note(f"a {entry['action']} of {model} did not come to its end: version {version} is out, or goes now")
     for replica in fleet.replicas:
         replica.settle(model)
     volume.ask("withdraw", model=model, version=str(version), whole=entry["whole"])
@@ -237,7 +241,7 @@ def recover(volume: Volume, fleet: Fleet, left: Mapping[str, Any], inventory: In
     for replica in fleet.replicas:
         if replica.served(model) is None:
             continue
-        if served is None:
+        if served is None or not served.versions:
             remove(replica, model)
         else:
             replica.load(model)
@@ -285,17 +289,20 @@ def roll_back(
             waiting = fleet.newcomers()
         with interrupts.held():
             volume.insist("finish")
+            interrupts.forget()  # it is done
     except (PushError, KeyboardInterrupt) as error:
         with interrupts.held():
-            line = _put_back(volume, told, examiner, version, before)
+            state = _put_back(volume, told, examiner, version, before)
             interrupts.forget()
-        raise PushError(f"{error or 'interrupted'}; {line}") from None
+        if isinstance(error, KeyboardInterrupt) and state.is_whole:
+            raise
+        raise PushError(f"{error or 'interrupted'}; {state.line}") from None
     return now
 
 
 def _put_back(
     volume: Volume, told: Sequence[Replica], examiner: Examiner, version: int, before: Mapping[str, Served]
-) -> str:
+) -> Outcome:
     wrong = []
     for replica in told:
         try:
@@ -305,7 +312,7 @@ def _put_back(
     try:
         volume.insist("restore", model=examiner.model, version=str(version))
     except PushError as error:
-        return f"version {version} could not be put back: {error}"
+        return Outcome(f"version {version} could not be put back: {error}", False)
     for replica in told:
         try:
             go_back(replica, examiner, before.get(replica.name, Served(version)))
@@ -313,4 +320,4 @@ def _put_back(
             wrong.append(str(error))
     if not wrong:
         volume.ask("finish")
-    return "; ".join([f"version {version} is put back", *wrong])
+    return Outcome("; ".join([f"version {version} is put back", *wrong]), not wrong)

@@ -308,13 +308,16 @@ def test_replica_that_dies_meanwhile(two: Two, tmp_path: Path) -> None:
         with load_on(two, "deadly"):
             where = _where(two.repository, [*two.urls, third.grpc_url])
             _, line = push(source, *where, "--golden", golden(tmp_path, "Rewrite"), code=1)
-        assert f"{third.grpc_url} did not answer, and loads what is on the volume" in line
+        assert f"{third.grpc_url} did not answer: started again it loads what is on the volume" in line
         assert "2 of 3 that were told answer as before" in line
         assert set(two.served("deadly")) == {"toy:1:aaa"}
         third.stop()
         third.start()
         _await(replica.is_live)
         assert replica.served("deadly") == 1
+        write_toy(two.repository, "deadly", 2, digest="ccc")  # by hand
+        _, line = push("--rollback", "nothing", *two.where, code=1)  # sees to what was left, and leaves this alone
+        assert "nothing is not on the volume" in line and set(two.served("deadly")) == {"toy:2:ccc"}
     finally:
         replica.close()
         third.stop()
