@@ -182,7 +182,8 @@ class Agent:
         if rollback:
             self._write_journal({"action": "rollback", "model": model, "version": version, "whole": whole})
         entry = self._read_journal() or {}
-        if (entry.get("model"), entry.get("version")) != (model, version) or not os.path.lexists(place):
+        ours = (entry.get("model"), entry.get("version")) == (model, version) and not entry.get("out")
+        if not ours or not os.path.lexists(place):
             return False
         kept = self._withdrawn(model, version)
         if self._content is not None and not os.path.lexists(self._content):
@@ -190,6 +191,7 @@ class Agent:
         _make(kept.parent)
         _remove(kept)
         _rename(place, kept)
+        self._write_journal({**entry, "out": True})  # what comes to this place from now on is somebody else's
         return True
 
     def restore(self, model: str, version: str) -> None:
@@ -258,12 +260,10 @@ class Agent:
         content = self._begun()
         file = content / _relative(path)
         _refuse_links(content, file)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
-        if not 0 <= offset <= os.fstat(handle).st_size:
-            os.close(handle)
+        if not 0 <= offset <= (file.stat().st_size if file.is_file() else 0):
             raise AgentError(f"{path}: {offset} is beyond its end")
-        return handle
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
 
     def _place(self, model: str, version: str, whole: bool) -> Path:
         folder = self._repository / _model(model)

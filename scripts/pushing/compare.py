@@ -136,9 +136,8 @@ def compare_beside(
             text = text_format.MessageToString(config)
             candidate = volume.ask("show", model=model, version=str(version), config=text)
             replica.load(candidate)
-        batched = config.max_batch_size > 0
         prompts = [row.prompt for row in rows]
-        old, new = (_ask(replica, name, prompts, batched) for name in (model, candidate))
+        old, new = (_ask(replica, name, prompts, config.max_batch_size) for name in (model, candidate))
         return compare(rows, old, new)
     finally:
         with interrupts.held():
@@ -205,11 +204,11 @@ def _given(answers: Sequence[Answer], head: str) -> Given:
     return Given(labels, np.minimum(scores.max(axis=1), 1.0) if probabilities else None)
 
 
-def _ask(replica: Replica, name: str, prompts: Sequence[str], batched: bool) -> list[Answer]:
+def _ask(replica: Replica, name: str, prompts: Sequence[str], most: int) -> list[Answer]:
     answers: list[Answer] = []
     with tqdm(total=len(prompts), unit="row", desc=f"asking {name}", disable=None) as bar:
         for start in range(0, len(prompts), _CHUNK):
-            answers += replica.ask(name, prompts[start : start + _CHUNK], batched)
+            answers += replica.ask(name, prompts[start : start + _CHUNK], most)
             bar.update(len(answers) - bar.n)
     return answers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -11,8 +12,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from scripts.local.process import Process, StartError, wait_until
 from scripts.pushing.errors import PushError
 from scripts.pushing.note import note
 from scripts.pushing.replica import Replica
@@ -23,6 +26,7 @@ VOLUME = "model-repository"
 GRPC_PORT = 8001
 _REPOSITORY = "MODEL_REPOSITORY"
 _UPLOADER_SECONDS = 6 * 3600  # an uploader whose push was killed ends by itself
+_FORWARD_SECONDS = 30.0
 _READY_SECONDS = 300.0  # an image that has to be pulled, a replica that loads its models
 _SHARED = ("imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
 
@@ -181,11 +185,17 @@ class Pods:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._forwards: list[subprocess.Popen[str]] = []
+        self._forwards: list[Process] = []
+        self._logs = tempfile.TemporaryDirectory(prefix="push_models.")
         self.replicas: list[Replica] = []
-        self.replicas += [self._reach(name) for name in self._running()]
-        if not self.replicas:
-            raise PushError(f"no pod of release {cluster.release} runs: nobody could check the version")
+        try:
+            for name in self._running():
+                self.replicas.append(self._reach(name))
+            if not self.replicas:
+                raise PushError(f"no pod of release {cluster.release} runs: nobody could check the version")
+        except BaseException:
+            self.close()
+            raise
 
     def newcomers(self) -> list[Replica]:
         """Those that run by now, once they answer: what they loaded when they started may be older."""
@@ -204,30 +214,27 @@ class Pods:
         for replica in self.replicas:
             replica.close()
         for forward in self._forwards:
-            forward.terminate()
-            forward.wait()
-            assert forward.stdout is not None
-            forward.stdout.close()
+            forward.stop()
+        self._logs.cleanup()
 
     def _running(self) -> list[str]:
         return running_pods(self._cluster.get("pods", SERVER))
 
     def _reach(self, pod: str) -> Replica:
-        command = self._cluster.command("port-forward", f"pod/{pod}", f":{GRPC_PORT}")
-        with tempfile.TemporaryFile("w+") as log:
-            forward = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
-            )
-            self._forwards.append(forward)
-            assert forward.stdout is not None
-            line = forward.stdout.readline()
-            port = re.search(r"127\.0\.0\.1:(\d+) ->", line)
-            if port is None:
-                log.seek(0)
-                raise PushError(
-                    f"kubectl port-forward to {pod} fails: {(log.read().strip().splitlines() or ['?'])[-1]}"
-                )
-        return Replica(pod, f"127.0.0.1:{port[1]}")
+        """By a port-forward, which ends with this process however that ends."""
+        command = self._cluster.command("port-forward", "--address=127.0.0.1", f"pod/{pod}", f":{GRPC_PORT}")
+        forward = Process("kubectl port-forward", command, os.environ, Path(self._logs.name, pod))
+        self._forwards.append(forward)
+        try:
+            wait_until(lambda: _forwarded(forward) is not None, forward, _FORWARD_SECONDS)
+        except StartError as error:
+            raise PushError(f"pod {pod} can't be reached: {' '.join(str(error).split())}") from None
+        return Replica(pod, f"127.0.0.1:{_forwarded(forward)}")
+
+
+def _forwarded(forward: Process) -> str | None:
+    port = re.search(r"127\.0\.0\.1:(\d+) ->", forward.last_lines())
+    return port[1] if port else None
 
 
 def running_pods(pods: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -56,7 +56,7 @@ class Examiner:
         if not self.can_ask:
             return None
         prompts = [each.prompt for each in self.golden] or ["ping"]
-        answers = replica.ask(self.model, prompts, self.config.max_batch_size > 0)
+        answers = replica.ask(self.model, prompts, self.config.max_batch_size)
         if self.golden and (found := faults(self.golden, answers)):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise PushError(f"{replica.name} fails a golden prompt: {found[0]}{more}")
@@ -137,10 +137,11 @@ def promote(
                 note(f"{replica.name} serves version {version}" + (f" ({checkpoint})" if checkpoint else ""))
             waiting = fleet.newcomers()
         with interrupts.held():
-            volume.ask("finish", model=model)
+            volume.insist("finish", model=model)
+            interrupts.forget()  # it is done
     except (PushError, KeyboardInterrupt) as error:
-        note(f"{error or 'interrupted'}; taking version {version} back")
         with interrupts.held():
+            note(f"{error or 'interrupted'}; taking version {version} back")
             state = take_back(volume, told, examiner, version, whole, before)
             interrupts.forget()
         if isinstance(error, KeyboardInterrupt) and state.is_whole:
@@ -181,7 +182,7 @@ def take_back(
     if wrong:
         return Outcome(f"version {version} is still on the volume: {wrong[0]}; the next push takes it back", False)
     try:
-        volume.take_back(model, version, whole)
+        volume.insist("withdraw", model=model, version=str(version), whole=whole)
     except PushError as error:
         return Outcome(f"version {version} is still on the volume: {error}; the next push takes it back", False)
     usual = next(iter(before.values()), Served())
@@ -192,7 +193,7 @@ def take_back(
             gone.append(replica.name)
         except PushError as error:
             wrong.append(str(error))
-    if not wrong:
+    if not wrong and not gone:
         try:
             volume.ask("finish")
         except VolumeGone:
@@ -201,7 +202,10 @@ def take_back(
     if told and len(told) > len(gone) + len(wrong):
         line += f", {len(told) - len(gone) - len(wrong)} of {len(told)} that were told answer as before"
     if gone:
-        line += f"; {', '.join(gone)} did not answer, and loads what is on the volume when it is back"
+        line += (
+            f"; {', '.join(gone)} did not answer: started again it loads what is on the volume, and the next push sees"
+        )
+        line += " to it"
     if wrong:
         line += f"; {'; '.join(wrong)}"
     return Outcome(line, not wrong and not gone)
@@ -228,7 +232,7 @@ def recover(volume: Volume, fleet: Fleet, left: Mapping[str, Any], inventory: In
     if entry is None:
         return volume.inventory() if left["candidates"] else inventory
     model, version = entry["model"], int(entry["version"])
-    note(f"a {entry['action']} of {model} was killed half way: taking version {version} out")
+    note(f"a {entry['action']} of {model} did not come to its end: version {version} is out, or goes now")
     for replica in fleet.replicas:
         replica.settle(model)
     volume.ask("withdraw", model=model, version=str(version), whole=entry["whole"])
@@ -237,7 +241,7 @@ def recover(volume: Volume, fleet: Fleet, left: Mapping[str, Any], inventory: In
     for replica in fleet.replicas:
         if replica.served(model) is None:
             continue
-        if served is None:
+        if served is None or not served.versions:
             remove(replica, model)
         else:
             replica.load(model)
@@ -284,18 +288,21 @@ def roll_back(
                 note(f"{replica.name} serves version {below}" + (f" ({expected})" if expected else ""))
             waiting = fleet.newcomers()
         with interrupts.held():
-            volume.ask("finish")
+            volume.insist("finish")
+            interrupts.forget()  # it is done
     except (PushError, KeyboardInterrupt) as error:
         with interrupts.held():
-            line = _put_back(volume, told, examiner, version, before)
+            state = _put_back(volume, told, examiner, version, before)
             interrupts.forget()
-        raise PushError(f"{error or 'interrupted'}; {line}") from None
+        if isinstance(error, KeyboardInterrupt) and state.is_whole:
+            raise
+        raise PushError(f"{error or 'interrupted'}; {state.line}") from None
     return now
 
 
 def _put_back(
     volume: Volume, told: Sequence[Replica], examiner: Examiner, version: int, before: Mapping[str, Served]
-) -> str:
+) -> Outcome:
     wrong = []
     for replica in told:
         try:
@@ -303,9 +310,9 @@ def _put_back(
         except PushError as error:
             wrong.append(str(error))
     try:
-        volume.ask("restore", model=examiner.model, version=str(version))
+        volume.insist("restore", model=examiner.model, version=str(version))
     except PushError as error:
-        return f"version {version} could not be put back: {error}"
+        return Outcome(f"version {version} could not be put back: {error}", False)
     for replica in told:
         try:
             go_back(replica, examiner, before.get(replica.name, Served(version)))
@@ -313,4 +320,4 @@ def _put_back(
             wrong.append(str(error))
     if not wrong:
         volume.ask("finish")
-    return "; ".join([f"version {version} is put back", *wrong])
+    return Outcome("; ".join([f"version {version} is put back", *wrong]), not wrong)

@@ -74,9 +74,9 @@ class Replica:
                 raise PushError(f"{self.name} is still busy with {model}")
             time.sleep(0.1)
 
-    def ask(self, model: str, prompts: Sequence[str], batched: bool) -> list[Answer]:
-        """All outputs for each prompt, in their order."""
-        size = _BATCH if batched else 1
+    def ask(self, model: str, prompts: Sequence[str], most: int) -> list[Answer]:
+        """All outputs for each prompt, in their order; `most` is the model's max_batch_size."""
+        batched, size = most > 0, max(1, min(most, _BATCH))
         answers: list[Answer] = []
         for start in range(0, len(prompts), size):
             rows = prompts[start : start + size]

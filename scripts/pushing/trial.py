@@ -47,16 +47,31 @@ def link_model(source: Source, number: int, repository: Path) -> Path:
 @contextmanager
 def running(repository: Path, folder: Path) -> Iterator[Replica]:
     """A Triton without models. Raises PushError: it does not start."""
+    try:
+        triton = _start(repository, folder)
+    except StartError:  # somebody else may have taken a port just before
+        try:
+            triton = _start(repository, folder)
+        except StartError as error:
+            raise PushError(f"the local Triton does not start: {shorten(str(error))}") from None
+    replica = Replica("the local Triton", triton.grpc_url)
+    try:
+        yield replica
+    finally:
+        replica.close()
+        triton.stop()
+
+
+def _start(repository: Path, folder: Path) -> Triton:
     triton = Triton(free_ports(3), folder, repository, models=())
     replica = Replica("the local Triton", triton.grpc_url)
     try:
         triton.start()
         assert triton.process is not None
-        try:
-            wait_until(replica.is_live, triton.process, _START_SECONDS)
-        except StartError as error:
-            raise PushError(f"the local Triton does not start: {shorten(str(error))}") from None
-        yield replica
+        wait_until(replica.is_live, triton.process, _START_SECONDS)
+    except BaseException:
+        triton.stop()
+        raise
     finally:
         replica.close()
-        triton.stop()
+    return triton

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
@@ -63,7 +63,7 @@ class Volume:
         )
         self._write(_SOURCE)
 
-    def __enter__(self) -> Volume:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,16 +93,15 @@ class Volume:
         self._holder = holder
         return self.ask("lock", holder=holder)
 
-    def take_back(self, model: str, version: int, whole: bool) -> None:
-        """Renames a version out of its place, with another agent when this one has ended."""
-        request = {"model": model, "version": str(version), "whole": whole}
+    def insist(self, do: str, **arguments: Any) -> Any:
+        """As `ask`, with another agent when this one has ended."""
         try:
-            self.ask("withdraw", **request)
+            return self.ask(do, **arguments)
         except VolumeGone:
             self.close()
             self._start()
             self.lock(self._holder)
-            self.ask("withdraw", **request)
+            return self.ask(do, **arguments)
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """The result of an operation of the agent."""
