@@ -73,10 +73,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def row(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Adds a line to the table of the end: what the test's docstring says, and what was seen."""
+    """Adds a line to the table of the end: the test's name, and what was seen."""
 
     def add(seen: str) -> None:
-        request.config.stash[_ROWS].append((" ".join(request.function.__doc__.split()), seen))
+        request.config.stash[_ROWS].append((request.node.name.removeprefix("test_").replace("_", " "), seen))
 
     return add
 
@@ -84,5 +84,6 @@ def row(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def pytest_terminal_summary(terminalreporter: TerminalReporter, config: pytest.Config) -> None:
     if rows := config.stash[_ROWS]:
         terminalreporter.section("on a real Kubernetes")
-        for what, seen in rows:
-            terminalreporter.write_line(f"{what}\n    {seen}")
+        width = max(len(name) for name, _ in rows)
+        for name, seen in rows:
+            terminalreporter.write_line(f"{name:<{width}}  {seen}")

@@ -123,7 +123,8 @@ def test_request(url: str, row: Row) -> None:
             assert answer.headers["x-chosen-classifier"] == "Code Generation"
             assert answer.headers["x-routellm-routed-model"] == "llama-3.3-nemotron-super-49b-v1"
             assert answer.headers["x-router-reason"] in ("decided", "cached")
-            last = list(answer.parse())[-1] if stream else answer.parse()
+            parsed: Any = answer.parse()
+            last = list(parsed)[-1] if stream else parsed
             assert last.choices[0].finish_reason
     row(f"{answer.headers['x-chosen-classifier']} -> {answer.headers['x-routellm-routed-model']}")
 
@@ -341,6 +342,7 @@ def _policies(url: str) -> set[str]:
 def test_uninstall(cluster: Cluster, row: Row) -> None:
     """`helm uninstall` leaves nothing but what the operator made: the claim, the secret, the ConfigMap."""
     cluster.helm("uninstall", "llm-router", "--namespace", SPACE, "--wait", "--timeout=3m")
+    cluster.wait(lambda: not cluster.get("pods", "-n", SPACE))  # they are drained first
     kinds = cluster.kubectl("api-resources", "--namespaced", "--verbs=list,delete", "--output=name").split()
     kinds = [kind for kind in kinds if not kind.startswith(("events", "endpoints"))]
     left = {(each["kind"], each["metadata"]["name"]) for each in cluster.get(",".join(kinds), "-n", SPACE)}
