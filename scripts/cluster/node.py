@@ -1,15 +1,14 @@
 """One node of Kubernetes 1.20, as processes of this machine: etcd, control plane, containerd, kubelet, kube-proxy.
 
-To be run as root in a network namespace of its own (`scripts/test_cluster` makes one): it changes the namespace's
-addresses and packet filter. Nothing outside it is touched but FOLDER and the control groups of the containers.
+To be run as root in namespaces of its own for network, mounts and processes, which `scripts/test_cluster` makes: it
+changes addresses and packet filter, and what it leaves behind ends with them. Beyond them it touches a folder and the
+control groups of the containers.
 """
 
 import json
 import os
 import ssl
 import subprocess
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,26 +69,11 @@ class Node:
         self._names.start()
 
     def stop(self) -> None:
-        """Every container and process ends, and nothing stays mounted."""
+        """The processes end. Containers, mounts and addresses go with the namespaces."""
         self._names.stop()
-        by_name = {process.name: process for process in self._processes}
-        for name in ("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager"):
-            if name in by_name:
-                by_name[name].stop()
-        if "containerd" in by_name:
-            for container in self._ctr("tasks", "list", "--quiet").split():
-                self._ctr("tasks", "kill", "--signal", "SIGKILL", "--all", container)
-            deadline = time.monotonic() + 20
-            while self._ctr("tasks", "list", "--quiet").split() and time.monotonic() < deadline:
-                for container in self._ctr("tasks", "list", "--quiet").split():
-                    self._ctr("tasks", "delete", "--force", container)
-                time.sleep(0.2)
         for process in reversed(self._processes):
-            process.stop()
+            process.stop(grace=5)
         self._processes.clear()
-        mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-        for place in sorted((each for each in mounted if each.startswith(f"{self._folder}/")), reverse=True):
-            subprocess.run(["umount", "--lazy", place], check=False)
 
     def get(self, path: str) -> dict[str, Any]:
         """The API server's answer to GET `path`. Raises OSError when there is none."""
@@ -100,12 +84,8 @@ class Node:
             found: dict[str, Any] = json.load(answer)
             return found
 
-    def logs(self) -> Path:
-        return self._folder / "logs"
-
     def _start(self, name: str, *words: str) -> Process:
-        log = self.logs() / f"{name}.log"
-        process = Process(name, words, os.environ, log)
+        process = Process(name, words, os.environ, self._folder / "logs" / f"{name}.log")
         self._processes.append(process)
         return process
 
