@@ -86,4 +86,4 @@ def _pip(command: Sequence[str]) -> None:
     done = subprocess.run([*command, "--quiet", "--disable-pip-version-check"], capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        raise ToolsError(f"pip: {errors[0] if errors else done.stderr.strip()}")
+        raise ToolsError(f"pip: {errors[-1] if errors else done.stderr.strip()}")

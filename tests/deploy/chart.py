@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+
+from scripts.deploying import tools
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "llm-router"
@@ -23,12 +23,11 @@ Manifest = dict[str, Any]
 
 @functools.cache
 def find_helm() -> str:
-    """HELM, the one that scripts/check_deploy installs, or the one on PATH."""
-    installed = ROOT / ".local" / "deploy-tools" / "bin" / "helm"
-    found = os.environ.get("HELM") or shutil.which(installed) or shutil.which("helm")
-    if found is None:
-        pytest.skip("no helm: scripts/check_deploy installs it, HELM names one")
-    return found
+    """The one that HELM names, else the one of scripts/check_deploy, which is installed where it is missing."""
+    if named := os.environ.get("HELM"):
+        return named
+    tools.install()
+    return str(tools.HELM)
 
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -37,8 +37,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def staged(volume: Path) -> list[str]:
-    """What is left in the staging folder, but for the lock."""
-    return [path.name for path in (volume / ".staging").iterdir() if path.name != "seed-lock"]
+    """What is left in the staging folder, but for the lock and the records of what was put in place."""
+    names = [path.name for path in (volume / ".staging").iterdir()]
+    return [name for name in names if name != "seed-lock" and not name.endswith(".sha256")]
 
 
 def test_an_empty_volume_gets_every_model(program: Path, volume: Path) -> None:
@@ -63,7 +64,7 @@ def test_what_is_there_is_left_alone(program: Path, volume: Path) -> None:
     done = seed(program, routers)
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert "seed: prompt_classifier: there already" in lines
+    assert "seed: prompt_classifier: there already, and left alone, though not as in this image" in lines
     assert "seed: preprocessing_task_router: there already, and not this image's" in lines
     assert "seed: task_router_ensemble: there already, and left alone, though not as in this image" in lines
     assert "seed: router_ensemble: copied" in lines
@@ -78,6 +79,25 @@ def test_a_second_run_changes_nothing(program: Path, volume: Path) -> None:
     done = seed(program, volume)
     assert done.stdout.splitlines() == [f"seed: {name}: there already" for name in OURS]
     assert {path: path.stat().st_mtime_ns for path in volume.glob("*/**/*")} == before
+
+
+def test_a_newer_image_replaces_what_an_older_one_copied(program: Path, volume: Path) -> None:
+    """Unless anybody has changed it since: by a version of his own, or by hand. Both are left alone, and named."""
+    seed(program, volume / "routers")
+    new = program.parent / "model_repository"
+    for name in ("prompt_classifier", "routellm_mf", "routellm_bert"):
+        (new / name / "1" / "model.py").write_text("newer")
+    (volume / "routers" / "routellm_mf" / "2").mkdir()
+    (volume / "routers" / "routellm_mf" / "2" / "model.py").write_text("pushed")
+    (volume / "routers" / "routellm_bert" / "config.pbtxt").write_text("by hand")
+    lines = seed(program, volume / "routers").stdout.splitlines()
+    assert "seed: prompt_classifier: replaced an older image's" in lines
+    assert files(volume / "routers" / "prompt_classifier") == files(new / "prompt_classifier")
+    for name in ("routellm_mf", "routellm_bert"):
+        assert f"seed: {name}: there already, and left alone, though not as in this image" in lines
+        assert (volume / "routers" / name / "1" / "model.py").read_text() != "newer"
+    assert staged(volume) == []
+    assert "seed: prompt_classifier: there already" in seed(program, volume / "routers").stdout.splitlines()
 
 
 def test_what_an_interrupted_run_left_is_cleared_away(program: Path, volume: Path) -> None:

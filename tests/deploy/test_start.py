@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -89,6 +90,7 @@ class Started:
         environment = os.environ | {
             "PATH": f"{server.parent}:{os.environ['PATH']}",
             "MODEL_REPOSITORY": str(repository),
+            "TMPDIR": str(folder),
         }
         done = subprocess.run(
             [START, "--http-port=1"], env=environment | environ, capture_output=True, text=True, timeout=60
@@ -178,6 +180,9 @@ def test_models_that_triton_would_refuse_are_named(repository: Path, tmp_path: P
     for folder in (".staging", "lost+found"):
         (repository / folder).mkdir()
     (repository / "README").write_text("a file")
+    write_model(repository, "unreadable", python)
+    (repository / "unreadable" / "config.pbtxt").unlink()
+    (repository / "unreadable" / "config.pbtxt").symlink_to("config.pbtxt")
     started = Started(tmp_path, repository)
     assert started.loaded == []
     assert started.exit_code == 1
@@ -193,6 +198,7 @@ def test_models_that_triton_would_refuse_are_named(repository: Path, tmp_path: P
         "of_what_is_not_there is not served: its part not_there is missing",
         "onnx is not served: this Triton has no onnxruntime backend (it has python)",
         "renamed is not served: its config.pbtxt is that of renamed_by_hand",
+        "unreadable is not served: it cannot be read: Too many levels of symbolic links",
         "nothing can be loaded",
     ]
 
@@ -238,6 +244,7 @@ def served(folder: Path, repository: Path, model: str) -> Iterator[str]:
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
         "MODEL_REPOSITORY": str(repository),
         "HF_HUB_OFFLINE": "1",
+        "TMPDIR": str(folder),
     }
     process = Process("start", [str(START), *options], environ, folder / "start.log")
     url = f"http://127.0.0.1:{port}"
@@ -261,12 +268,32 @@ def answer(url: str, model: str) -> list[float] | None:
 
 
 def test_the_real_triton_serves_the_projects_repository(tmp_path: Path) -> None:
-    """Every ensemble answers, and the server is ready although some models have no weights."""
+    """Every ensemble answers, the server is ready although some models have no weights, and only who knows its token
+    may load models: a request may bring the code of one."""
     with served(tmp_path, ROOT / "model_repository", "complexity_router_ensemble") as url:
         assert infer(url, 10)
         assert answer(url, "task_router_ensemble") is not None
         with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=10) as response:
             assert response.status == 200
+        token = (tmp_path / "model-control").read_text()
+        assert (tmp_path / "model-control").stat().st_mode & 0o777 == 0o600
+        for path in (
+            "repository/index",
+            "repository/models/evil/load",
+            "repository/models/task_router_ensemble/unload",
+        ):
+            assert post(f"{url}/v2/{path}") == post(f"{url}/v2/{path}", {"model-control": "guess"}) == 403
+        assert post(f"{url}/v2/logging", body=b'{"log_file": "x"}') == 403
+        assert post(f"{url}/v2/repository/index", {"model-control": token}) == 200
+
+
+def post(url: str, headers: dict[str, str] | None = None, body: bytes = b"{}") -> int:
+    """The status."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def test_the_real_triton_serves_what_it_can_of_a_blueprint_volume(repository: Path, tmp_path: Path) -> None:
