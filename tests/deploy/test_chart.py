@@ -132,6 +132,13 @@ def test_an_ingress_and_routes_lead_to_services(name: str) -> None:
         assert route["spec"]["to"]["name"] in services
 
 
+def test_an_ingress_without_a_service_is_none() -> None:
+    """A path whose Service is off is left out, and with the last one its host and the Ingress."""
+    app = ["ingress.hosts[0].paths[0].service=app", "ingress.hosts[0].paths[0].path=/"]
+    assert not of_kind(rendered("defaults", "ingress.enabled=true", *app), "Ingress")
+    assert not of_kind(rendered("defaults", "ingress.enabled=true", "routerController.enabled=false"), "Ingress")
+
+
 def test_the_blueprints_ingress_passes_through() -> None:
     """Patterns, rewrite annotations, class and TLS stay as given; `service` chooses, and a path without one means the
     gateway."""
@@ -317,6 +324,27 @@ def test_the_top_affinity_holds_where_a_component_has_none() -> None:
     assert set(server(rendered())[0]["affinity"]) == {"podAntiAffinity"}
     own = "routerServer.affinity.podAffinity.preferredDuringSchedulingIgnoredDuringExecution={}"
     assert set(server(rendered("blueprint-override", own))[0]["affinity"]) == {"podAffinity"}
+
+
+def test_every_pod_fits_the_default_limits_of_a_namespace() -> None:
+    """The LimitRange that the chart makes admits its own pods: of each container, and summed."""
+    manifests = rendered("cpu", "resourceManagement.limitRange.enabled=true")
+    limits = {each["type"]: each for each in only(manifests, "LimitRange")["spec"]["limits"]}
+    for name, _, spec in pod_specs(manifests):
+        for resource in ("cpu", "memory"):
+            least, most = (quantity(limits["Pod"][bound][resource]) for bound in ("min", "max"))
+            requests, given = (
+                sum(quantity(each["resources"][kind][resource]) for each in spec["containers"])
+                for kind in ("requests", "limits")
+            )
+            assert least <= requests and given <= most, (name, resource)
+
+
+def quantity(text: str) -> float:
+    """A Kubernetes quantity in cores or bytes."""
+    units = {"m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", text).groups()  # type: ignore[union-attr]
+    return float(number) * units.get(unit, 1)
 
 
 def test_given_resources_replace_ours_by_kind() -> None:
@@ -592,6 +620,13 @@ def test_kubernetes_1_20_is_enough() -> None:
         ([f"{STORAGE}.nfs.enabled=true"], ["nfs: server and path are needed"]),
         ([f"{STORAGE}.hostPath.enabled=true"], ["hostPath: path is needed"]),
         (["httpRoute.enabled=true"], ["httpRoute.parentRefs"]),
+        (["routerServer.strategy.rollingUpdate.maxUnavailable=0"], ["routerServer.strategy", "both 0"]),
+        (["routerController.strategy.rollingUpdate.maxSurge=0%"], ["routerController.strategy", "both 0"]),
+        (
+            ["routerServer.extraVolumeMounts[0].name=x", "routerServer.extraVolumeMounts[0].mountPath=/dev/shm/"],
+            ["routerServer.extraVolumeMounts", "shm_size"],
+        ),
+        (["routerServer.extraVolumes[0].name=shm"], ["routerServer.extraVolumes", "the name shm"]),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(settings: list[str], says: list[str]) -> None:
@@ -719,6 +754,20 @@ def notes(name: str, *settings: str) -> str:
     return " ".join(done.stdout.partition("NOTES:")[2].split())
 
 
+POLICY = "routerController.config.policies[0]"
+RISKS = [
+    (["serviceMonitor.enabled=true"], "networkPolicy.metricsFrom is empty"),
+    (["serviceMonitor.enabled=true", "clientKeys.existingSecret=keys"], "bearerTokenSecret is empty"),
+    (["ingress.enabled=true"], "so are its /metrics and /config"),
+    (
+        ["routerServer.strategy.rollingUpdate.maxSurge=1", "routerServer.strategy.rollingUpdate.maxUnavailable=0"],
+        "the rollout waits for ever",
+    ),
+    (["routerServer.healthChecks.readinessProbe.httpGet.path=/v2/health/ready"], "readinessProbe asks Triton's own"),
+    ([f"{POLICY}.name=p", f"{POLICY}.url=http://other:8000/v2/models/m/infer"], "policy p names a Triton of its own"),
+]
+
+
 def test_the_notes_say_what_has_no_effect() -> None:
     """Keys without a use, risky storage and replicas that could not start are named after the install."""
     said = notes("blueprint-override")
@@ -726,6 +775,8 @@ def test_the_notes_say_what_has_no_effect() -> None:
         assert f"{key} has no effect" in said
     assert "storage.hostPath" in notes("hostpath")
     assert "those on a second node will not start" in notes("defaults", "routerServer.replicas=2")
+    for settings, says in RISKS:
+        assert says in notes("defaults", *settings), settings
     said = notes("defaults")
     assert "Mind:" not in said
     assert "port-forward service/llm-router-router-controller 8084:8084" in said

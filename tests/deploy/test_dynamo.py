@@ -91,3 +91,20 @@ def test_containers_have_no_privileges_and_one_release() -> None:
             assert security["capabilities"] == {"drop": ["ALL"]}
             assert "env" not in container
     assert tags == {"1.6.1"}
+
+
+def test_the_charts_default_address_is_there() -> None:
+    """Its host and port are a Service of frontend.yaml, in the namespace that the README makes."""
+    address = yaml.safe_load((ROOT / "deploy" / "helm" / "llm-router" / "values.yaml").read_text())["dynamo"][
+        "api_base"
+    ]
+    documents = list(yaml.safe_load_all((ROOT / "deploy" / "dynamo" / "frontend.yaml").read_text()))
+    (service,) = (each for each in documents if each["kind"] == "Service")
+    (port,) = service["spec"]["ports"]
+    assert address == f"http://{service['metadata']['name']}.dynamo-cloud.svc.cluster.local:{port['port']}"
+    assert service["spec"]["selector"] == {
+        "nvidia.com/dynamo-graph-deployment-name": graphs(ROOT / "deploy" / "dynamo" / "frontend.yaml")[0]["metadata"][
+            "name"
+        ]
+    }
+    assert "kubectl create namespace dynamo-cloud" in (ROOT / "deploy" / "dynamo" / "README.md").read_text()

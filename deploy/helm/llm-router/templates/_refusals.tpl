@@ -51,6 +51,23 @@
 - {{ printf "%s.autoscaling needs autoscaling/v2, which Kubernetes has from 1.23 on, and this is %s" . $cluster | quote }}
 {{- end }}
 {{- end }}
+{{- range $name := list "routerServer" "routerController" }}
+{{- $strategy := (get $.Values $name).strategy }}
+{{- $rolling := $strategy.rollingUpdate | default dict }}
+{{- if and (eq $strategy.type "RollingUpdate") (has (toString $rolling.maxSurge) (list "0" "0%")) (has (toString $rolling.maxUnavailable) (list "0" "0%")) }}
+- {{ printf "%s.strategy.rollingUpdate: maxSurge and maxUnavailable are both 0, and no pod could ever be replaced: give both" $name | quote }}
+{{- end }}
+{{- range (get $.Values $name).extraVolumeMounts | default list }}
+{{- if has (trimSuffix "/" .mountPath) (list "/dev/shm" "/tmp") }}
+- {{ printf "%s.extraVolumeMounts: %s is the chart's own (shm_size is the size of Triton's /dev/shm): leave it out" $name .mountPath | quote }}
+{{- end }}
+{{- end }}
+{{- range (get $.Values $name).extraVolumes | default list }}
+{{- if has .name (list "shm" "tmp" "model-repository" "config" "client-keys") }}
+- {{ printf "%s.extraVolumes: the name %s is the chart's own: take another" $name .name | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 - "httpRoute.parentRefs: the Gateway is needed, as - name: my-gateway"
 {{- end }}
@@ -83,11 +100,42 @@
 {{- if and (eq $kind "persistentVolumeClaim") (not $claim.existingClaim) (gt $most 1) (hasPrefix "ReadWriteOnce" $claim.accessMode) }}
 - {{ printf "%d replicas share a %s volume: those on a second node will not start. Give a storage class with ReadWriteMany." $most $claim.accessMode | quote }}
 {{- end }}
+{{- $unavailable := ($server.strategy.rollingUpdate | default dict).maxUnavailable }}
+{{- if and (eq $server.strategy.type "RollingUpdate") (has (toString $unavailable) (list "0" "0%")) (or $server.gpu (eq $kind "persistentVolumeClaim")) }}
+- "routerServer.strategy: with maxUnavailable 0 the new pod has to start beside the old one, and needs a GPU of its own and, on another node, a volume with ReadWriteMany. Else the rollout waits for ever."
+{{- end }}
+{{- range $name, $probe := $server.healthChecks }}
+{{- if hasPrefix "/v2/health" ((($probe | default dict).httpGet | default dict).path | default "") }}
+- {{ printf "routerServer.healthChecks.%s asks Triton's own health, which stays good while a model's dead process fails every request. The chart's own probe is an inference." $name | quote }}
+{{- end }}
+{{- end }}
+{{- $keda := and $server.autoscaling.enabled (eq $server.autoscaling.type "keda") }}
+{{- if and (or .Values.serviceMonitor.enabled $keda) .Values.networkPolicy.enabled (not .Values.networkPolicy.metricsFrom) }}
+- "networkPolicy.metricsFrom is empty: a Prometheus in another namespace can't read Triton's metrics."
+{{- end }}
+{{- if and .Values.serviceMonitor.enabled .Values.clientKeys.existingSecret (not .Values.serviceMonitor.bearerTokenSecret) }}
+- "serviceMonitor.bearerTokenSecret is empty: with clientKeys the gateway's /metrics asks for one of the keys."
+{{- end }}
+{{- $gateway := .Values.routerController }}
+{{- $routes := and .Values.openshift.enabled .Values.openshift.routes.enabled }}
+{{- $exposed := or .Values.ingress.enabled .Values.httpRoute.enabled $routes (ne $gateway.service.type "ClusterIP") }}
+{{- if and $exposed $gateway.enabled (not .Values.clientKeys.existingSecret) (not $gateway.managementPort) }}
+- "the gateway is reached from outside, and so are its /metrics and /config: set clientKeys.existingSecret, or routerController.managementPort to serve them apart."
+{{- end }}
+{{- if and .Values.httpRoute.enabled (not $gateway.enabled) }}
+- "httpRoute has no effect: routerController is not enabled."
+{{- end }}
+{{- range $gateway.config.policies }}
+{{- $host := (urlParse (.url | default "")).hostname }}
+{{- if and $server.enabled $host (not (contains (printf "%s-router-server" (include "llm-router.fullname" $root)) $host)) }}
+- {{ printf "policy %s names a Triton of its own, %s, and this release's is asked: set TRITON_GRPC_URL to \"\" in routerController.env to let each policy's url count." (toString .name) $host | quote }}
+{{- end }}
+{{- end }}
 {{- if .Values.ingress.enabled }}
 {{- range .Values.ingress.hosts }}
 {{- range .paths }}
 {{- if not (include "llm-router.backend" (list $root (.service | default "router-controller"))) }}
-- {{ printf "the ingress leaves out %s: its service %s is not enabled." .path .service | quote }}
+- {{ printf "the ingress leaves out %s: its service %s is not enabled." .path (.service | default "router-controller") | quote }}
 {{- end }}
 {{- if and (contains "(" .path) (not (hasKey $root.Values.ingress.annotations "nginx.ingress.kubernetes.io/rewrite-target")) }}
 - {{ printf "the ingress path %s is a pattern, and no rewrite-target annotation takes the prefix away." .path | quote }}

@@ -36,7 +36,7 @@ spec:
         {{- include "llm-router.securityContext" (list .root $values.routerController.securityContext.container) | nindent 8 }}
       resources:
         limits: {cpu: 500m, memory: 256Mi}
-        requests: {cpu: 50m, memory: 128Mi}
+        requests: {cpu: 100m, memory: 256Mi}
       {{- if $values.clientKeys.existingSecret }}
       volumeMounts:
         - name: client-keys
