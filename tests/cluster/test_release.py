@@ -210,6 +210,7 @@ def test_copy(cluster: Cluster, url: str, row: Row, next_checkpoint: Path) -> No
         assert "adapters.safetensors" in listed
         cluster.kubectl("exec", "model-uploader", "-n", SPACE, "--", "rm", "-r", "/models/routers/copied")
         cluster.kubectl("delete", "pod", "model-uploader", "-n", SPACE)
+    assert set(_checkpoints(url)) == {"minilm-task-complexity"}
 
 
 def test_push(cluster: Cluster, url: str, row: Row, next_checkpoint: Path) -> None:
@@ -219,10 +220,10 @@ def test_push(cluster: Cluster, url: str, row: Row, next_checkpoint: Path) -> No
         assert code == 0, report
     assert report["version"] == 2 and len(report["replicas"]) == 2
     assert {each["checkpoint"].split(":")[0] for each in report["replicas"].values()} == {"next"}
-    assert set(_checkpoints(cluster, url)) == {"next"}
+    assert set(_checkpoints(url)) == {"next"}
 
 
-def _checkpoints(cluster: Cluster, url: str) -> list[str]:
+def _checkpoints(url: str) -> list[str]:
     """The names of the checkpoints that 12 decisions are by; replicas take turns."""
     found = []
     for number in range(12):
@@ -259,7 +260,7 @@ def test_bad_version(cluster: Cluster, url: str, row: Row, tmp_path: Path, next_
         code, report = _push(cluster, str(source))
         assert code == 1, report
         row(f"{what}: {report['error']}")
-    assert set(_checkpoints(cluster, url)) == {"next"}
+    assert set(_checkpoints(url)) == {"next"}
 
 
 @pytest.mark.parametrize("component", [SERVER, GATEWAY], ids=["triton", "gateway"])
