@@ -150,6 +150,27 @@ def _forwarded(cluster: Cluster, what: str, port: int) -> Iterator[str]:
             process.terminate()
 
 
+def test_commands_of_the_guide(cluster: Cluster, row: Row) -> None:
+    """The commands by which docs/DEPLOY.md looks into pods say what they should."""
+    gateway, server = (f"deployment/llm-router-{each}" for each in ("router-controller", "router-server"))
+    check = ("python", "-m", "gateway", "check", "--online", "/app/config.yaml")
+    cluster.kubectl("exec", gateway, "-n", SPACE, "--", *check)
+    seeded = cluster.kubectl("logs", "-n", SPACE, server, "--container", "seed")
+    assert "seed: router_ensemble: copied" in seeded or "seed: router_ensemble: there already" in seeded
+    started = cluster.kubectl("logs", "-n", SPACE, server)
+    assert "start: loading complexity_router_ensemble, router_ensemble, task_router_ensemble" in started
+    assert '"path": "/v1/chat/completions"' in cluster.kubectl("logs", "-n", SPACE, "-l", GATEWAY, "--tail=100")
+    row("all as written")
+
+
+def test_model_control(cluster: Cluster, row: Row) -> None:
+    """Triton's Service loads models for nobody without the pod's token."""
+    address = cluster.get("service", "llm-router-router-server", "-n", SPACE)["spec"]["clusterIP"]
+    status, body = ask(f"http://{address}:8000/v2/repository/models/router_ensemble/unload", 30, b"{}")
+    assert status == 403
+    row(f"{status}: {json.loads(body)['error']}")
+
+
 def test_helm_test(cluster: Cluster, row: Row) -> None:
     """`helm test` asks the gateway and Triton from pods of its own, and all succeed."""
     printed = cluster.helm("test", "llm-router", "--namespace", SPACE, "--timeout=3m")
