@@ -9,6 +9,7 @@ Under .staging: `lock`, held by one agent at a time, and a folder named after th
     incoming/KEY    one upload, kept for the next try when it breaks; KEY names its content
     withdrawn/      versions that were taken out on demand
     journal.json    a version that came in or went out, until the caller says that every replica agrees
+    candidate.json  a model that is in the repository only to be compared
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ CANDIDATE = "__candidate"  # ends the name of a model that is only compared
 _MODEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _KEY = re.compile(r"[0-9a-f]{64}")
+_OTHERS = "another push has begun on this volume meanwhile, and has not ended: run that one again"
 _PIECE = 1 << 18
 _FOLDER_MODE, _FILE_MODE = 0o755, 0o644  # Triton may run as another user
 
@@ -108,8 +110,7 @@ class Agent:
         os.ftruncate(handle, 0)
         os.write(handle, f"{holder}\n".encode())
         self._lock = handle
-        candidates = [each.name for each in self._repository.iterdir() if each.name.endswith(CANDIDATE)]
-        return {"unfinished": self._read_journal(), "candidates": sorted(candidates)}
+        return {"unfinished": self._read("journal"), "candidate": self._read("candidate")}
 
     def begin(self, key: str) -> dict[str, int]:
         """Makes room for one upload, and returns the sizes of what came of it before. Other uploads go."""
@@ -138,7 +139,7 @@ class Agent:
             target.truncate(offset)
             target.seek(offset)
             while size:
-                piece = self._read(min(size, _PIECE))
+                piece = self._receive(min(size, _PIECE))
                 size -= len(piece)
                 try:
                     _write(target, piece)
@@ -149,12 +150,12 @@ class Agent:
     def verify(self, files: dict[str, str]) -> list[str]:
         """The paths whose SHA-256 is another one, which go, to be sent again; none: all is on the disk."""
         content = self._begun()
-        wanted = {str(_relative(path)) for path in files}
+        wanted = {str(path_in_model(path)) for path in files}
         for path in set(_sizes(content)) - wanted:
             _remove(content / path)
         wrong = []
         for path, digest in files.items():
-            file = content / _relative(path)
+            file = content / path_in_model(path)
             _refuse_links(content, file)
             if not file.is_file() or _digest(file) != digest:
                 wrong.append(path)
@@ -163,46 +164,55 @@ class Agent:
             _settle(content, wanted)
         return wrong
 
-    def publish(self, model: str, version: str, whole: bool) -> None:
-        """Renames the upload into its place: a version of a model, or a whole model that holds this version."""
+    def publish(self, model: str, version: str, whole: bool, key: str) -> None:
+        """Renames the upload into its place: a version of a model, or a whole model that holds this version.
+
+        `key` tells this change from others, of the same number too, when it is taken back or finished.
+        """
         content, place = self._begun(), self._place(model, version, whole)
         if os.path.lexists(place):
             raise AgentError(f"{place} is there already")
         if not content.is_dir():
             raise AgentError("nothing was uploaded")
-        self._write_journal({"action": "push", "model": model, "version": version, "whole": whole})
+        self._write("journal", {"action": "push", "model": model, "version": version, "whole": whole, "key": key})
         _rename(content, place)
 
-    def withdraw(self, model: str, version: str, whole: bool, rollback: bool = False) -> bool:
+    def withdraw(self, model: str, version: str, whole: bool, key: str | None, rollback: bool = False) -> bool:
         """Renames it out of its place, back to the upload or to `withdrawn`; whether it was there.
 
         Only what was published and is not finished, unless it is a rollback: nobody else's.
         """
         place = self._place(model, version, whole)
         if rollback:
-            self._write_journal({"action": "rollback", "model": model, "version": version, "whole": whole})
-        entry = self._read_journal() or {}
-        ours = (entry.get("model"), entry.get("version")) == (model, version) and not entry.get("out")
-        if not ours or not os.path.lexists(place):
+            entry = {"action": "rollback", "model": model, "version": version, "whole": whole, "key": key}
+            self._write("journal", entry)
+        entry = self._read("journal") or {}
+        if not _is(entry, model, version, key) or entry.get("out") or not os.path.lexists(place):
             return False
+        if whole and _versions(place) != [int(version)]:
+            raise AgentError(f"{place} has got other versions than {version} meanwhile: take them out, or move it away")
         kept = self._withdrawn(model, version)
         if self._content is not None and not os.path.lexists(self._content):
             kept = self._content
         _make(kept.parent)
         _remove(kept)
         _rename(place, kept)
-        self._write_journal({**entry, "out": True})  # what comes to this place from now on is somebody else's
+        self._write("journal", {**entry, "out": True})  # what comes to this place from now on is somebody else's
         return True
 
-    def restore(self, model: str, version: str) -> None:
-        """Renames a version that was taken out on demand back into its place."""
+    def restore(self, model: str, version: str, key: str) -> bool:
+        """Renames a version that was taken out on demand back into its place. Whether it was out."""
         kept, place = self._withdrawn(model, version), self._place(model, version, False)
-        if not os.path.lexists(place):
-            _rename(kept, place)
+        if not _is(self._read("journal") or {}, model, version, key):
+            raise AgentError(_OTHERS)
+        if os.path.lexists(place):
+            return False
+        _rename(kept, place)
+        return True
 
     def show(self, model: str, version: str, config: str) -> str:
         """Renames the upload into a model of its own beside the served one, and returns the name."""
-        content, served = self._begun(), self._repository / _model(model)
+        content, served = self._begun(), self._repository / model_name(model)
         name = f"{model}{CANDIDATE}"
         place = self._repository / name
         if os.path.lexists(place):
@@ -213,35 +223,42 @@ class Agent:
         for file in _top_files(served):  # labels
             shutil.copyfile(file, stage / file.name)
         (stage / "config.pbtxt").write_text(config, encoding="utf-8")
-        _rename(content, stage / _version(version))
-        for file in _top_files(stage):
+        for file in stage.iterdir():
             file.chmod(_FILE_MODE)
+        _rename(content, stage / version_number(version))
+        self._write("candidate", {"model": model})
         _rename(stage, place)
         return name
 
     def hide(self, model: str) -> bool:
-        """Takes the model that `show` made away again; the upload is kept. Whether it was there."""
-        name = f"{_model(model)}{CANDIDATE}"
+        """Takes the model that `show` made away again, and no other; the upload is kept. Whether it was there."""
+        name = f"{model_name(model)}{CANDIDATE}"
         place, stage = self._repository / name, self._own / "hidden"
+        if (self._read("candidate") or {}).get("model") != model:
+            return False
         if not os.path.lexists(place):
+            self._forget("candidate")
             return False
         _remove(stage)
         _rename(place, stage)
+        self._forget("candidate")
         versions = [each for each in stage.iterdir() if _VERSION.fullmatch(each.name)]
         if self._content is not None and not self._content.exists() and len(versions) == 1:
             _rename(versions[0], self._content)
         _remove(stage)
         return True
 
-    def finish(self, model: str | None = None) -> None:
+    def finish(self, key: str | None, model: str | None = None) -> None:
         """All is well: what was half done is forgotten, and after a push what was taken out of that model before."""
-        (self._own / "journal.json").unlink(missing_ok=True)
-        _sync(self._own)
+        entry = self._read("journal")
+        if entry is not None and entry.get("key") != key:
+            raise AgentError(_OTHERS)
+        self._forget("journal")
         if model is not None:
             _remove(self._own / "incoming")
-            _remove(self._own / "withdrawn" / _model(model))
+            _remove(self._own / "withdrawn" / model_name(model))
 
-    def _read(self, size: int) -> bytes:
+    def _receive(self, size: int) -> bytes:
         piece: bytes = self._requests.read1(size)  # type: ignore[attr-defined]
         if not piece:
             raise Ended
@@ -249,7 +266,7 @@ class Agent:
 
     def _skip(self, size: int) -> None:
         while size:
-            size -= len(self._read(min(size, _PIECE)))
+            size -= len(self._receive(min(size, _PIECE)))
 
     def _begun(self) -> Path:
         if self._content is None:
@@ -258,7 +275,7 @@ class Agent:
 
     def _open_staged(self, path: str, offset: int) -> int:
         content = self._begun()
-        file = content / _relative(path)
+        file = content / path_in_model(path)
         _refuse_links(content, file)
         if not 0 <= offset <= (file.stat().st_size if file.is_file() else 0):
             raise AgentError(f"{path}: {offset} is beyond its end")
@@ -266,30 +283,38 @@ class Agent:
         return os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
 
     def _place(self, model: str, version: str, whole: bool) -> Path:
-        folder = self._repository / _model(model)
+        folder = self._repository / model_name(model)
         if folder.is_symlink():
             raise AgentError(f"{folder} is a link")
-        _version(version)
+        version_number(version)
         return folder if whole else folder / version
 
     def _withdrawn(self, model: str, version: str) -> Path:
-        return self._own / "withdrawn" / _model(model) / _version(version)
+        return self._own / "withdrawn" / model_name(model) / version_number(version)
 
-    def _read_journal(self) -> Any:
+    def _read(self, name: str) -> Any:
+        """What is noted there, or None."""
+        path = self._own / f"{name}.json"
         try:
-            return json.loads((self._own / "journal.json").read_text(encoding="utf-8"))
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            entry["model"]
         except FileNotFoundError:
             return None
-        except ValueError:
-            raise AgentError(f"{self._own / 'journal.json'} is damaged: remove it") from None
+        except (ValueError, TypeError, LookupError):
+            raise AgentError(f"{path} is damaged: remove it") from None
+        return entry
 
-    def _write_journal(self, entry: dict[str, Any]) -> None:
-        unfinished = self._own / "journal.json.new"
+    def _write(self, name: str, entry: dict[str, Any]) -> None:
+        unfinished = self._own / f"{name}.json.new"
         with unfinished.open("w", encoding="utf-8") as file:
             json.dump(entry, file)
             file.flush()
             os.fsync(file.fileno())
-        _rename(unfinished, self._own / "journal.json")
+        _rename(unfinished, self._own / f"{name}.json")
+
+    def _forget(self, name: str) -> None:
+        (self._own / f"{name}.json").unlink(missing_ok=True)
+        _sync(self._own)
 
 
 def staging_folder(repository: Path) -> Path:
@@ -305,36 +330,49 @@ def _may_write(folder: Path) -> bool:
 
 def _describe(folder: Path) -> dict[str, Any]:
     """A model's folder: its versions, its config's text, the SHA-256 of the other files beside it."""
-    names = [each.name for each in folder.iterdir() if each.is_dir()]
     others = {file.name: _digest(file) for file in _top_files(folder)}
     config = folder / "config.pbtxt"
     return {
-        "versions": sorted(int(name) for name in names if _VERSION.fullmatch(name)),
+        "versions": _versions(folder),
         "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
         "files": others,
         "writable": os.access(folder, os.W_OK),
     }
 
 
+def _versions(folder: Path) -> list[int]:
+    return sorted(int(each.name) for each in folder.iterdir() if each.is_dir() and _VERSION.fullmatch(each.name))
+
+
+def _is(entry: dict[str, Any], model: str, version: str, key: str | None) -> bool:
+    return (entry.get("model"), entry.get("version"), entry.get("key")) == (model, version, key)
+
+
 def _top_files(folder: Path) -> list[Path]:
     """The files beside config.pbtxt: labels."""
-    return [each for each in sorted(folder.iterdir()) if each.is_file() and not each.name.startswith((".", "config."))]
+    return [
+        each
+        for each in sorted(folder.iterdir())
+        if each.is_file() and not each.name.startswith(".") and each.name != "config.pbtxt"
+    ]
 
 
-def _relative(path: str) -> Path:
+def path_in_model(path: str) -> Path:
     parts = path.split("/")
     if any(part.startswith(".") or not part or "\\" in part or not part.isprintable() for part in parts):
         raise AgentError(f"{path!r} is no path inside a model")
     return Path(*parts)
 
 
-def _model(name: str) -> str:
+def model_name(name: str) -> str:
     if not isinstance(name, str) or not _MODEL.fullmatch(name):
         raise AgentError(f"{name!r} is no name of a model")
+    if name.endswith(CANDIDATE):
+        raise AgentError(f"{name} ends in {CANDIDATE}, which is for what is only compared: give it another name")
     return name
 
 
-def _version(number: str) -> str:
+def version_number(number: str) -> str:
     if not isinstance(number, str) or not _VERSION.fullmatch(number):
         raise AgentError(f"{number!r} is no number of a version")
     return number

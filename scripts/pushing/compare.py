@@ -16,9 +16,10 @@ from tqdm import tqdm
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from scripts.evaluating.calibration import calibration_error
+from scripts.pushing.agent import CANDIDATE
 from scripts.pushing.errors import PushError
 from scripts.pushing.interrupt import Interrupts
-from scripts.pushing.promote import Examiner, remove
+from scripts.pushing.promote import Examiner, remove, understood
 from scripts.pushing.replica import Answer, Replica
 from scripts.pushing.volume import Volume
 
@@ -51,6 +52,7 @@ class Given:
 
     labels: Sequence[str]
     confidence: NDArray[np.float64] | None
+    is_finite: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,20 @@ class HeadShift:
     old_error: float | None
     new_error: float | None
     moved: Mapping[str, Mapping[str, int]]
+    broken: str | None = None  # what no limit allows
 
     def faults(self, limits: Limits) -> list[str]:
-        """What is outside the limits."""
-        found = []
-        if self.agreement < limits.min_agreement:
+        """What is outside the limits, as is what is no number."""
+        found = [self.broken] if self.broken else []
+        if not self.agreement >= limits.min_agreement:
             found.append(f"agreement {self.agreement:.3f} is below {limits.min_agreement:g}")
-        if self.label_shift > limits.max_label_shift:
+        if not self.label_shift <= limits.max_label_shift:
             found.append(f"label shift {self.label_shift:.3f} is above {limits.max_label_shift:g}")
-        if self.confidence_shift is not None and abs(self.confidence_shift) > limits.max_calibration_shift:
+        if self.confidence_shift is not None and not abs(self.confidence_shift) <= limits.max_calibration_shift:
             found.append(f"confidence shift {self.confidence_shift:+.3f} is beyond {limits.max_calibration_shift:g}")
         if self.old_error is not None and self.new_error is not None:
             worse = self.new_error - self.old_error
-            if worse > limits.max_calibration_shift:
+            if not worse <= limits.max_calibration_shift:
                 found.append(f"calibration error grows by {worse:.3f}, more than {limits.max_calibration_shift:g}")
         return found
 
@@ -109,7 +112,7 @@ def read_prompts(path: Path) -> list[Row]:
     Raises PushError, with the line's number.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise PushError(f"{path}: can't be read ({error})") from None
     rows = [_read_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
@@ -130,21 +133,25 @@ def compare_beside(
     model = examiner.model
     config = ModelConfig()
     config.CopyFrom(examiner.config)
-    config.name = f"{model}__candidate"
+    config.name = f"{model}{CANDIDATE}"
+    shown = False
     try:
         with interrupts.held():
             text = text_format.MessageToString(config)
-            candidate = volume.ask("show", model=model, version=str(version), config=text)
-            replica.load(candidate)
+            volume.ask("show", model=model, version=str(version), config=text)
+            shown = True  # else there is somebody else's, or nothing
+            replica.load(config.name)
         prompts = [row.prompt for row in rows]
-        old, new = (_ask(replica, name, prompts, config.max_batch_size) for name in (model, candidate))
-        return compare(rows, old, new)
+        with understood(replica):
+            old, new = (_ask(replica, name, prompts, config.max_batch_size) for name in (model, config.name))
+            return compare(rows, old, new)
     finally:
-        with interrupts.held():
-            try:
-                remove(replica, config.name)
-            finally:
-                volume.ask("hide", model=model)
+        if shown:
+            with interrupts.held():
+                try:
+                    remove(replica, config.name)
+                finally:
+                    volume.insist("hide", model=model)
 
 
 def compare(rows: Sequence[Row], old: Sequence[Answer], new: Sequence[Answer]) -> Comparison:
@@ -180,7 +187,16 @@ def shift(old: Given, new: Given, truth: Sequence[str | None]) -> HeadShift:
         old_error=_error(old, truth),
         new_error=_error(new, truth),
         moved=moved,
+        broken=_broken(old, new),
     )
+
+
+def _broken(old: Given, new: Given) -> str | None:
+    if not new.is_finite:
+        return "the new version's scores are not all finite"
+    if old.confidence is not None and new.confidence is None:
+        return "the new version's scores are no probabilities, and the old one's are"
+    return None
 
 
 def _error(given: Given, truth: Sequence[str | None]) -> float | None:
@@ -195,13 +211,15 @@ def _error(given: Given, truth: Sequence[str | None]) -> float | None:
 def _given(answers: Sequence[Answer], head: str) -> Given:
     if head == _ROUTE:
         rates = np.array([answer["strong_win_rate"].ravel()[0] for answer in answers], dtype=np.float64)
-        return Given(["strong" if rate >= 0.5 else "weak" for rate in rates], np.maximum(rates, 1 - rates))
+        labels = ["strong" if rate >= 0.5 else "weak" for rate in rates]
+        return Given(labels, np.maximum(rates, 1 - rates), bool(np.isfinite(rates).all()))
     labels = [answer[f"{head}_label"].ravel()[0].decode(errors="replace") for answer in answers]
     if f"{head}_scores" not in answers[0]:
         return Given(labels, None)
     scores = np.array([answer[f"{head}_scores"].ravel() for answer in answers], dtype=np.float64)
     probabilities = (scores >= 0).all() and (abs(scores.sum(axis=1) - 1) <= _SUM_TOLERANCE).all()
-    return Given(labels, np.minimum(scores.max(axis=1), 1.0) if probabilities else None)
+    confidence = np.minimum(scores.max(axis=1), 1.0) if probabilities else None
+    return Given(labels, confidence, bool(np.isfinite(scores).all()))
 
 
 def _ask(replica: Replica, name: str, prompts: Sequence[str], most: int) -> list[Answer]:

@@ -34,10 +34,12 @@ def read_golden(path: Path | None, outputs: Sequence[str]) -> list[Golden]:
     Raises PushError, with the line's number: it is broken, or about an output that the model has not.
     """
     try:
-        lines = (path or DEFAULT).read_text(encoding="utf-8").splitlines()
+        lines = (path or DEFAULT).read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise PushError(f"{path}: can't be read ({error})") from None
-    found = [_read_line(line, f"{path or DEFAULT}, line {number}") for number, line in enumerate(lines, 1) if line]
+    found = [
+        _read_line(line, f"{path or DEFAULT}, line {number}") for number, line in enumerate(lines, 1) if line.strip()
+    ]
     if path is None:
         kept = [
             Golden(each.prompt, {name: each.expect[name] for name in each.expect if name in outputs}) for each in found
@@ -103,10 +105,13 @@ def _read_line(line: str, at: str) -> Golden:
 def _expected(value: object, at: str) -> Expected:
     if isinstance(value, str):
         return value
-    if _is_number(value):
-        return float(value)  # type: ignore[arg-type]
-    if isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]:
-        return float(value[0]), float(value[1])
+    try:
+        if _is_number(value):
+            return float(value)  # type: ignore[arg-type]
+        if isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]:
+            return float(value[0]), float(value[1])
+    except OverflowError:
+        raise PushError(f"{at} is a number beyond all floating-point numbers") from None
     raise PushError(f"{at} should be a text, a number or [low, high], and is {value!r}")
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, put off while something runs that must not be left half done."""
+"""Ctrl-C, SIGTERM and a terminal that goes away, put off while something runs that must not be left half done."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ class Interrupts:
     def __init__(self) -> None:
         self._held = 0
         self._came = False
+        self._ended = False
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._take) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._take) for number in numbers}
         try:
             yield
         finally:
@@ -34,9 +38,9 @@ class Interrupts:
             self._held -= 1
         self.check()
 
-    def forget(self) -> None:
-        """It was heeded: what puts things back must not be stopped by it again."""
-        self._came = False
+    def end(self) -> None:
+        """All is done, or undone: from now on none is heeded, so that nothing is told other than it is."""
+        self._came, self._ended = False, True
 
     def check(self) -> None:
         if self._came and not self._held:
@@ -44,6 +48,8 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if self._ended:
+            return
         if self._held:
             self._came = True
         else:

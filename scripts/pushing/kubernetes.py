@@ -28,7 +28,9 @@ _REPOSITORY = "MODEL_REPOSITORY"
 _UPLOADER_SECONDS = 6 * 3600  # an uploader whose push was killed ends by itself
 _FORWARD_SECONDS = 30.0
 _READY_SECONDS = 300.0  # an image that has to be pulled, a replica that loads its models
-_SHARED = ("imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
+_SHARED = ("imagePullSecrets", "serviceAccountName", "nodeSelector")
+_TOKEN = "/tmp/model-control"  # where deploy/triton/start says who may load models
+_TOKEN_HEADER = "triton-grpc-protocol-model-control"
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,18 @@ class Cluster:
     def run(self, *arguments: str, stdin: str | None = None) -> str:
         """What kubectl prints. Raises PushError with its last line."""
         try:
-            done = subprocess.run(self.command(*arguments), input=stdin, capture_output=True, text=True)
+            done = subprocess.run(
+                self.command(*arguments),
+                input=stdin,
+                capture_output=True,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for this process, which may have to put things back
+            )
         except FileNotFoundError:
             raise PushError("kubectl is not on the PATH: install it, or push to a folder with --local") from None
         if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["it says nothing"]
-            raise PushError(f"kubectl {arguments[0]} fails: {lines[-1]}")
+            lines = [line for line in done.stderr.splitlines() if line and not line.startswith("command terminated")]
+            raise PushError(f"kubectl {arguments[0]} fails: {lines[-1] if lines else 'it says nothing'}")
         return done.stdout
 
     def get(self, kind: str, component: str) -> list[dict[str, Any]]:
@@ -101,8 +109,13 @@ def read_target(deployment: Mapping[str, Any]) -> Target:
     return Target(template, values[_REPOSITORY])
 
 
-def uploader(target: Target, release: str, name: str) -> dict[str, Any]:
-    """A pod that holds the volume open for writing, with what the server's pods may and nothing else."""
+def uploader(
+    target: Target, release: str, name: str, pods: Sequence[Mapping[str, Any]], one_node: bool
+) -> dict[str, Any]:
+    """A pod that holds the volume open for writing, with what the server's pods may and nothing else.
+
+    `pods`: the server's, which run; `one_node`: the claim can be mounted by the node alone where they are.
+    """
     spec, container = target.template["spec"], target.container
     volume = json.loads(json.dumps(target.volume))
     if "persistentVolumeClaim" in volume:
@@ -110,6 +123,13 @@ def uploader(target: Target, release: str, name: str) -> dict[str, Any]:
     mounts = [{**each, "readOnly": False} for each in container["volumeMounts"] if each["name"] == VOLUME]
     server = {"matchLabels": labels_of(release, SERVER)}
     beside = {"topologyKey": "kubernetes.io/hostname", "labelSelector": server}
+    affinity: dict[str, Any] = {
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": beside}]
+    }
+    if one_node and pods:
+        affinity = {"requiredDuringSchedulingIgnoredDuringExecution": [beside]}
+    # Admission may have added some, without which nothing of the release could run where its pods do.
+    tolerations = (pods[0] if pods else target.template)["spec"].get("tolerations", [])
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -122,12 +142,8 @@ def uploader(target: Target, release: str, name: str) -> dict[str, Any]:
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": spec.get("securityContext", {}),
-            # A claim that one node may mount is mounted where a replica runs.
-            "affinity": {
-                "podAffinity": {
-                    "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": beside}]
-                }
-            },
+            "tolerations": tolerations,
+            "affinity": {"podAffinity": affinity},
             "containers": [
                 {
                     "name": "uploader",
@@ -137,7 +153,7 @@ def uploader(target: Target, release: str, name: str) -> dict[str, Any]:
                     "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
                     "securityContext": container.get("securityContext", {}),
                     "resources": {
-                        "requests": {"cpu": "100m", "memory": "128Mi"},
+                        "requests": {"cpu": "100m", "memory": "256Mi"},
                         "limits": {"cpu": "1", "memory": "512Mi"},
                     },
                     "volumeMounts": mounts,
@@ -160,8 +176,10 @@ def find_target(cluster: Cluster) -> Target:
 def running_uploader(cluster: Cluster, target: Target) -> Iterator[list[str]]:
     """What runs a Python in a pod of its own, which goes in the end."""
     name = f"{cluster.release}-model-uploader-{secrets.token_hex(3)}"
-    cluster.run("create", "--filename=-", stdin=json.dumps(uploader(target, cluster.release, name)))
-    try:
+    pods = [each for each in cluster.get("pods", SERVER) if running_pods([each])]
+    pod = uploader(target, cluster.release, name, pods, _is_for_one_node(cluster, target))
+    try:  # from here on: it may be there also when kubectl fails
+        cluster.run("create", "--filename=-", stdin=json.dumps(pod))
         note(f"waiting for pod {name}")
         try:
             cluster.run("wait", "--for=condition=Ready", f"pod/{name}", f"--timeout={_READY_SECONDS:.0f}s")
@@ -175,6 +193,14 @@ def running_uploader(cluster: Cluster, target: Target) -> Iterator[list[str]]:
             note(f"{error}; delete pod {name} yourself")
 
 
+def _is_for_one_node(cluster: Cluster, target: Target) -> bool:
+    claim = target.volume.get("persistentVolumeClaim")
+    if claim is None:
+        return False
+    modes = json.loads(cluster.run("get", "pvc", claim["claimName"], "--output=json"))["spec"].get("accessModes", [])
+    return "ReadWriteMany" not in modes and "ReadWriteOnce" in modes
+
+
 def in_pod(cluster: Cluster, pod: str, container: str) -> list[str]:
     """What runs a Python there."""
     return cluster.command("exec", "--stdin", pod, f"--container={container}", "--", "python3")
@@ -185,14 +211,14 @@ class Pods:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._forwards: list[Process] = []
+        self._forwards: dict[str, Process] = {}
         self._logs = tempfile.TemporaryDirectory(prefix="push_models.")
         self.replicas: list[Replica] = []
         try:
             for name in self._running():
                 self.replicas.append(self._reach(name))
-            if not self.replicas:
-                raise PushError(f"no pod of release {cluster.release} runs: nobody could check the version")
+                self._authorize(self.replicas[-1])
+            self._require_some()
         except BaseException:
             self.close()
             raise
@@ -201,30 +227,62 @@ class Pods:
         """Those that run by now, once they answer: what they loaded when they started may be older."""
         known = {each.name for each in self.replicas}
         new = [self._reach(name) for name in self._running() if name not in known]
+        self.replicas += new
         for replica in new:
             deadline = time.monotonic() + _READY_SECONDS
             while not replica.is_live():
                 if time.monotonic() > deadline:
                     raise PushError(f"{replica.name} appeared meanwhile and does not answer")
                 time.sleep(1)
-        self.replicas += new
+            self._authorize(replica)
         return new
+
+    def refresh(self) -> None:
+        """Forgets pods that no longer run, and reaches those anew whose port-forward has ended."""
+        running = set(self._running())
+        for replica in self.replicas:
+            if replica.name not in running:
+                replica.close()
+                self._forwards.pop(replica.name).stop()
+        self.replicas = [each for each in self.replicas if each.name in running]
+        for place, replica in enumerate(self.replicas):
+            if self._forwards[replica.name].exit_code is not None:
+                self.replicas[place] = self._reach(replica.name)
+                replica.close()
+            self._authorize(self.replicas[place])  # started again, it has another token
+        self._require_some()
 
     def close(self) -> None:
         for replica in self.replicas:
             replica.close()
-        for forward in self._forwards:
+        for forward in self._forwards.values():
             forward.stop()
         self._logs.cleanup()
 
+    def _require_some(self) -> None:
+        if not self.replicas:
+            raise PushError(f"no pod of release {self._cluster.release} runs: nobody could check the version")
+
     def _running(self) -> list[str]:
         return running_pods(self._cluster.get("pods", SERVER))
+
+    def _authorize(self, replica: Replica) -> None:
+        """With the token that lies in the pod since its Triton started; without one, where the image has none."""
+        try:
+            token = self._cluster.run(
+                "exec", f"pod/{replica.name}", f"--container={SERVER}", "--", "cat", _TOKEN
+            ).strip()
+        except PushError as error:
+            if "No such file" not in str(error):
+                raise
+            token = ""
+        replica.headers = {_TOKEN_HEADER: token} if token else {}
 
     def _reach(self, pod: str) -> Replica:
         """By a port-forward, which ends with this process however that ends."""
         command = self._cluster.command("port-forward", "--address=127.0.0.1", f"pod/{pod}", f":{GRPC_PORT}")
         forward = Process("kubectl port-forward", command, os.environ, Path(self._logs.name, pod))
-        self._forwards.append(forward)
+        self._forwards[pod] = forward
         try:
             wait_until(lambda: _forwarded(forward) is not None, forward, _FORWARD_SECONDS)
         except StartError as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from tritonclient.grpc.model_config_pb2 import TYPE_STRING, ModelConfig
 
-from scripts.pushing.errors import PushError, ReplicaGone, VolumeGone
+from scripts.pushing.agent import CANDIDATE
+from scripts.pushing.errors import PushError, ReplicaGone
 from scripts.pushing.golden import Golden, faults
 from scripts.pushing.interrupt import Interrupts
 from scripts.pushing.note import note
@@ -27,6 +30,10 @@ class Fleet(Protocol):
 
     def newcomers(self) -> list[Replica]:
         """Those that appeared since the last look."""
+        ...
+
+    def refresh(self) -> None:
+        """Forgets those that are no more, and finds the way anew to those that started again."""
         ...
 
 
@@ -55,6 +62,10 @@ class Examiner:
         await_version(replica, self.model, version)
         if not self.can_ask:
             return None
+        with understood(replica):
+            return self._ask(replica, expected)
+
+    def _ask(self, replica: Replica, expected: str | None) -> str | None:
         prompts = [each.prompt for each in self.golden] or ["ping"]
         answers = replica.ask(self.model, prompts, self.config.max_batch_size)
         if self.golden and (found := faults(self.golden, answers)):
@@ -79,6 +90,23 @@ class Examiner:
             raise ReplicaGone(f"{replica.name} does not answer")
         version = replica.served(self.model)
         return Served() if version is None else Served(version, self.plain.examine(replica, version))
+
+
+@contextmanager
+def understood(replica: Replica) -> Iterator[None]:
+    """A PushError for answers that are none: a number where a text should be, an output that is missing or empty."""
+    try:
+        yield
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise PushError(f"{replica.name} answers what can't be read ({type(error).__name__}: {error})") from None
+
+
+def everybody(fleet: Fleet) -> Iterator[Replica]:
+    """All replicas, and those that appear while these are seen to, until there are no more."""
+    waiting = list(fleet.replicas)
+    while waiting:
+        yield from waiting
+        waiting = fleet.newcomers()
 
 
 def await_version(replica: Replica, model: str, version: int) -> None:
@@ -108,145 +136,177 @@ def look(fleet: Fleet, examiner: Examiner, highest: int | None) -> dict[str, Ser
     return found
 
 
-def promote(
+@dataclass(frozen=True)
+class Change:
+    """A version that comes into the repository or goes out of it: what the agent is asked, and what is served then."""
+
+    version: int
+    wanted: int
+    do: Mapping[str, Any]
+    undo: Mapping[str, Any]
+    finish: Mapping[str, Any]
+    undone: str
+
+    @classmethod
+    def push(cls, model: str, version: int, whole: bool, key: str) -> Change:
+        """`key`: the upload's."""
+        what = {"model": model, "version": str(version), "whole": whole, "key": key}
+        finish = {"do": "finish", "model": model, "key": key}
+        return cls(version, version, {"do": "publish"} | what, {"do": "withdraw"} | what, finish, "taken back")
+
+    @classmethod
+    def rollback(cls, model: str, version: int, below: int) -> Change:
+        what = {"model": model, "version": str(version), "key": secrets.token_hex(32)}
+        out = {"do": "withdraw", "whole": False, "rollback": True} | what
+        return cls(version, below, out, {"do": "restore"} | what, {"do": "finish", "key": what["key"]}, "put back")
+
+
+def make(
     volume: Volume,
     fleet: Fleet,
     examiner: Examiner,
-    version: int,
-    whole: bool,
+    change: Change,
     expected: str | None,
     before: Mapping[str, Served],
     interrupts: Interrupts,
 ) -> dict[str, Served]:
-    """What each replica answers with now: the version. Raises PushError, KeyboardInterrupt: all is as it was."""
-    model = examiner.model
-    told: list[Replica] = []
+    """What each replica answers with now: the change is made. After whatever else is raised, all is as it was; a
+    PushError says what is not.
+    """
+    fleet.refresh()
+    reached = False
+    told: set[str] = set()
     now: dict[str, Served] = {}
     try:
         with interrupts.held():
-            volume.ask("publish", model=model, version=str(version), whole=whole)
-        waiting = list(fleet.replicas)
-        while waiting:
-            for replica in waiting:
-                told.append(replica)
-                with interrupts.held():  # a folder that is being loaded can't be taken back
-                    replica.load(model)
-                checkpoint = examiner.examine(replica, version, expected)
-                expected = expected or checkpoint
-                now[replica.name] = Served(version, checkpoint)
-                note(f"{replica.name} serves version {version}" + (f" ({checkpoint})" if checkpoint else ""))
-            waiting = fleet.newcomers()
+            volume.ask(**change.do)
+            reached = True
+        for replica in everybody(fleet):
+            told.add(replica.name)
+            with interrupts.held():  # a folder that is being loaded can't be taken back
+                replica.load(examiner.model)
+            checkpoint = examiner.examine(replica, change.wanted, expected)
+            expected = expected or checkpoint
+            now[replica.name] = Served(change.wanted, checkpoint)
+            note(f"{replica.name} serves version {change.wanted}" + (f" ({checkpoint})" if checkpoint else ""))
         with interrupts.held():
-            volume.insist("finish", model=model)
-            interrupts.forget()  # it is done
-    except (PushError, KeyboardInterrupt) as error:
+            volume.insist(**change.finish)
+            interrupts.end()  # it is done
+    except BaseException as error:
         with interrupts.held():
-            note(f"{error or 'interrupted'}; taking version {version} back")
-            state = take_back(volume, told, examiner, version, whole, before)
-            interrupts.forget()
-        if isinstance(error, KeyboardInterrupt) and state.is_whole:
-            raise
-        raise PushError(f"{error or 'interrupted'}; {state.line}") from None
+            why = str(error) or "interrupted"
+            note(f"{why}; version {change.version} is to be {change.undone}")
+            outcome = undo(volume, fleet, examiner, change, told, before, reached)
+            interrupts.end()
+        if isinstance(error, PushError) or not outcome.is_whole:
+            raise PushError(f"{why}; {outcome.line}") from None
+        raise
     return now
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How taking back went."""
+    """How undoing went."""
 
     line: str
     is_whole: bool
 
 
-def take_back(
+def undo(
     volume: Volume,
-    told: Sequence[Replica],
+    fleet: Fleet,
     examiner: Examiner,
-    version: int,
-    whole: bool,
+    change: Change,
+    told: set[str],
     before: Mapping[str, Served],
+    reached: bool,
 ) -> Outcome:
-    """The version goes off the volume, and every replica that was told of it back to what it answered with."""
-    model = examiner.model
+    """The folder is as it was, and then every replica made to answer as before: those that were `told`, and those that
+    started meanwhile. Raises nothing. `reached`: the agent has said that the change is on the volume.
+    """
     gone: list[str] = []
     wrong: list[str] = []
-    live = []
-    for replica in told:
-        try:
-            replica.settle(model)
-            live.append(replica)
-        except ReplicaGone:
-            gone.append(replica.name)
-        except PushError as error:
-            wrong.append(str(error))
-    if wrong:
-        return Outcome(f"version {version} is still on the volume: {wrong[0]}; the next push takes it back", False)
+    usual = next((each for each in before.values() if each.version is not None), Served())
     try:
-        volume.insist("withdraw", model=model, version=str(version), whole=whole)
-    except PushError as error:
-        return Outcome(f"version {version} is still on the volume: {error}; the next push takes it back", False)
-    usual = next(iter(before.values()), Served())
-    for replica in live:
-        try:
-            go_back(replica, examiner, before.get(replica.name, usual))
-        except ReplicaGone:
-            gone.append(replica.name)
-        except PushError as error:
-            wrong.append(str(error))
+        fleet.refresh()
+    except Exception as error:
+        wrong.append(str(error))
+    try:
+        _settle(fleet, examiner.model)
+        was_there = volume.insist(**change.undo)
+    except Exception as error:
+        return Outcome(f"version {change.version} is not {change.undone}: {error}; the next push sees to it", False)
+    count = 0
+    try:
+        for replica in everybody(fleet):
+            count += 1
+            try:
+                go_back(replica, examiner, before.get(replica.name, usual), replica.name in told)
+            except ReplicaGone:
+                gone.append(replica.name)
+            except Exception as error:
+                wrong.append(str(error))
+    except Exception as error:  # of looking for newcomers
+        wrong.append(str(error))
     if not wrong and not gone:
         try:
-            volume.ask("finish")
-        except VolumeGone:
+            volume.insist(do="finish", key=change.finish["key"])
+        except Exception:
             pass  # the next push finds everything in place
-    line = f"version {version} is taken back"
-    if told and len(told) > len(gone) + len(wrong):
-        line += f", {len(told) - len(gone) - len(wrong)} of {len(told)} that were told answer as before"
+    line = f"version {change.version} is {change.undone}" if reached or was_there else "nothing has changed"
+    if count > len(gone):
+        line += f", {max(0, count - len(gone) - len(wrong))} of {count} answer as before"
     if gone:
-        line += (
-            f"; {', '.join(gone)} did not answer: started again it loads what is on the volume, and the next push sees"
-        )
-        line += " to it"
-    if wrong:
-        line += f"; {'; '.join(wrong)}"
-    return Outcome(line, not wrong and not gone)
+        line += f"; {', '.join(gone)} did not answer: started again it loads what is on the volume, and the next push "
+        line += "sees to it"
+    return Outcome("; ".join([line, *wrong]), not wrong and not gone)
 
 
-def go_back(replica: Replica, examiner: Examiner, before: Served) -> None:
+def _settle(fleet: Fleet, model: str) -> None:
+    for replica in fleet.replicas:
+        try:
+            replica.settle(model)
+        except ReplicaGone:
+            pass  # it reads nothing
+
+
+def go_back(replica: Replica, examiner: Examiner, before: Served, was_told: bool) -> None:
     """After its folder was changed back."""
+    replica.settle(examiner.model)
     if before.version is None:
-        replica.unload(examiner.model)
-        replica.settle(examiner.model)
-        return
-    replica.load(examiner.model)
-    examiner.plain.examine(replica, before.version, before.checkpoint)
+        remove(replica, examiner.model)
+    elif was_told or examiner.served(replica) != before:
+        replica.load(examiner.model)
+        examiner.plain.examine(replica, before.version, before.checkpoint)
 
 
 def recover(volume: Volume, fleet: Fleet, left: Mapping[str, Any], inventory: Inventory) -> Inventory:
     """What a push that was killed left behind is put back; what lies on the volume then."""
-    for name in left["candidates"]:
+    if (candidate := left["candidate"]) is not None:
+        name = f"{candidate['model']}{CANDIDATE}"
         note(f"{name} was left by a comparison that was killed: removing it")
-        for replica in fleet.replicas:
+        for replica in everybody(fleet):
             remove(replica, name)
-        volume.ask("hide", model=name.removesuffix("__candidate"))
+        volume.ask("hide", model=candidate["model"])
     entry = left["unfinished"]
     if entry is None:
-        return volume.inventory() if left["candidates"] else inventory
-    model, version = entry["model"], int(entry["version"])
+        return inventory if candidate is None else volume.inventory()
+    model, version, key = entry["model"], int(entry["version"]), entry.get("key")
     note(f"a {entry['action']} of {model} did not come to its end: version {version} is out, or goes now")
     for replica in fleet.replicas:
         replica.settle(model)
-    volume.ask("withdraw", model=model, version=str(version), whole=entry["whole"])
+    volume.ask("withdraw", model=model, version=str(version), whole=entry["whole"], key=key)
     inventory = volume.inventory()
     served = inventory.models.get(model)
-    for replica in fleet.replicas:
-        if replica.served(model) is None:
+    for replica in everybody(fleet):
+        if not replica.versions(model):
             continue
         if served is None or not served.versions:
             remove(replica, model)
         else:
             replica.load(model)
             await_version(replica, model, max(served.versions))
-    volume.ask("finish")
+    volume.ask("finish", key=key)
     return inventory
 
 
@@ -256,68 +316,3 @@ def remove(replica: Replica, model: str) -> None:
     if replica.served(model) is not None:
         replica.unload(model)
         replica.settle(model)
-
-
-def roll_back(
-    volume: Volume,
-    fleet: Fleet,
-    examiner: Examiner,
-    versions: Sequence[int],
-    interrupts: Interrupts,
-) -> dict[str, Served]:
-    """The highest version goes, and every replica answers with the one below. Raises as `promote`: all is as it was."""
-    model, (below, version) = examiner.model, sorted(versions)[-2:]
-    before = {}
-    for replica in fleet.replicas:
-        replica.settle(model)
-        before[replica.name] = examiner.served(replica)
-    told: list[Replica] = []
-    now: dict[str, Served] = {}
-    expected = None
-    try:
-        with interrupts.held():
-            volume.ask("withdraw", model=model, version=str(version), whole=False, rollback=True)
-        waiting = list(fleet.replicas)
-        while waiting:
-            for replica in waiting:
-                told.append(replica)
-                with interrupts.held():
-                    replica.load(model)
-                expected = examiner.examine(replica, below, expected)
-                now[replica.name] = Served(below, expected)
-                note(f"{replica.name} serves version {below}" + (f" ({expected})" if expected else ""))
-            waiting = fleet.newcomers()
-        with interrupts.held():
-            volume.insist("finish")
-            interrupts.forget()  # it is done
-    except (PushError, KeyboardInterrupt) as error:
-        with interrupts.held():
-            state = _put_back(volume, told, examiner, version, before)
-            interrupts.forget()
-        if isinstance(error, KeyboardInterrupt) and state.is_whole:
-            raise
-        raise PushError(f"{error or 'interrupted'}; {state.line}") from None
-    return now
-
-
-def _put_back(
-    volume: Volume, told: Sequence[Replica], examiner: Examiner, version: int, before: Mapping[str, Served]
-) -> Outcome:
-    wrong = []
-    for replica in told:
-        try:
-            replica.settle(examiner.model)
-        except PushError as error:
-            wrong.append(str(error))
-    try:
-        volume.insist("restore", model=examiner.model, version=str(version))
-    except PushError as error:
-        return Outcome(f"version {version} could not be put back: {error}", False)
-    for replica in told:
-        try:
-            go_back(replica, examiner, before.get(replica.name, Served(version)))
-        except PushError as error:
-            wrong.append(str(error))
-    if not wrong:
-        volume.ask("finish")
-    return Outcome("; ".join([f"version {version} is put back", *wrong]), not wrong)

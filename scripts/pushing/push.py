@@ -20,9 +20,9 @@ from scripts.pushing.golden import read_golden
 from scripts.pushing.interrupt import Interrupts
 from scripts.pushing.kubernetes import SERVER, Cluster, Pods, find_target, in_pod, running_uploader
 from scripts.pushing.note import note
-from scripts.pushing.promote import Examiner, Fleet, Served, look, promote, recover, roll_back
+from scripts.pushing.promote import Change, Examiner, Fleet, Served, look, make, recover
 from scripts.pushing.replica import Replica
-from scripts.pushing.source import CLASSIFIER, check_fits, content_key, measure_all, parse_config, read_source
+from scripts.pushing.source import CLASSIFIER, content_key, fitted, measure_all, parse_config, read_source
 from scripts.pushing.trial import try_locally
 from scripts.pushing.volume import Volume
 
@@ -52,9 +52,10 @@ class Report:
     compare: dict[str, Any] | None = None
     replicas: dict[str, Served] = field(default_factory=dict)
     error: str | None = None
+    is_done: bool = False  # whatever goes wrong from then on is only said
 
     def as_json(self) -> str:
-        value = {name: each for name, each in vars(self).items() if each is not None}
+        value = {name: each for name, each in vars(self).items() if each is not None and name != "is_done"}
         value["replicas"] = {name: vars(served) for name, served in self.replicas.items()}
         return json.dumps(value, indent=2)
 
@@ -76,8 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with interrupts.watching():
             run(options, report, interrupts)
     except (PushError, OSError) as error:
-        report.error = str(error)
-        code = 1
+        if report.is_done:
+            note(str(error))
+        else:
+            report.error, code = str(error), 1
     except KeyboardInterrupt:
         report.error = "interrupted; what is served is as it was"
         code = 130
@@ -177,6 +180,8 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
         root.error("give a SOURCE, or --rollback MODEL")
     if (options.local is None) != (not options.url):
         root.error("--local and --url belong together")
+    if options.dry_run and options.compare:
+        root.error("--dry-run asks nobody: it goes without --compare")
     if options.rollback is not None and (options.compare or options.model or options.golden):
         root.error("--rollback takes neither --model, --golden nor --compare")
     if options.local is not None and not options.local.is_dir():
@@ -196,7 +201,6 @@ def push(options: argparse.Namespace, report: Report, interrupts: Interrupts) ->
     source = read_source(options.source, options.model)
     golden = read_golden(options.golden, source.outputs) if source.prompts else []
     rows = read_prompts(options.compare) if options.compare else []
-    examiner = Examiner(source.model, source.config, golden)
     report.model, report.golden = source.model, len(golden)
     if not source.prompts:
         note(f"{source.model} has no input INPUT of type BYTES: only its load is checked")
@@ -206,10 +210,12 @@ def push(options: argparse.Namespace, report: Report, interrupts: Interrupts) ->
         inventory = volume.inventory()
         if not options.dry_run:
             left = volume.lock(holder(f"push of {source.model}"))
-            inventory = recover(volume, fleet, left, inventory)
+            with interrupts.held():
+                inventory = recover(volume, fleet, left, inventory)
         served = inventory.models.get(source.model)
         if served is not None:
-            check_fits(source, served)
+            source = fitted(source, served)
+        examiner = Examiner(source.model, source.config, golden)
         if rows and (served is None or not served.versions):
             raise PushError(f"{source.model} is not on the volume: there is nothing to compare with")
         if not options.dry_run and not (inventory.writable and (served is None or served.writable)):
@@ -238,7 +244,8 @@ def push(options: argparse.Namespace, report: Report, interrupts: Interrupts) ->
             note(f"would bring {what} to {inventory.repository}, by way of {inventory.staging}")
             note(f"would tell {', '.join(replica.name for replica in fleet.replicas)}")
             return
-        report.uploaded = volume.upload(content_key(source.model, held), files, held, inventory.free)
+        key = content_key(source.model, held)
+        report.uploaded = volume.upload(key, files, held, inventory.free)
         note(f"{what}: whole on the volume, {report.uploaded:,} bytes sent")
         if rows:
             compared = compare_beside(volume, fleet.replicas[0], examiner, version, rows, interrupts)
@@ -248,8 +255,9 @@ def push(options: argparse.Namespace, report: Report, interrupts: Interrupts) ->
             limits = Limits(options.min_agreement, options.max_label_shift, options.max_calibration_shift)
             if faults := compared.faults(limits):
                 raise PushError(f"not promoted: {'; '.join(faults)}")
-        report.replicas = promote(volume, fleet, examiner, version, whole, expected, before, interrupts)
-        report.action = "served by all"
+        change = Change.push(source.model, version, whole, key)
+        report.replicas = make(volume, fleet, examiner, change, expected, before, interrupts)
+        report.action, report.is_done = "served by all", True
 
 
 def take_out(options: argparse.Namespace, report: Report, interrupts: Interrupts) -> None:
@@ -259,21 +267,28 @@ def take_out(options: argparse.Namespace, report: Report, interrupts: Interrupts
         inventory = volume.inventory()
         if not options.dry_run:
             left = volume.lock(holder(f"rollback of {model}"))
-            inventory = recover(volume, fleet, left, inventory)
+            with interrupts.held():
+                inventory = recover(volume, fleet, left, inventory)
         served = inventory.models.get(model)
         if served is None or served.config is None:
             raise PushError(f"{model} is not on the volume; there are {', '.join(inventory.models) or 'no models'}")
         if len(served.versions) < 2:
             raise PushError(f"{model} has one version: there is none to go back to")
         examiner = Examiner(model, parse_config(served.config, f"config.pbtxt of {model} on the volume"))
-        report.version = sorted(served.versions)[-2]
+        below, version = sorted(served.versions)[-2:]
+        report.version = below
         if options.dry_run:
             report.action = "dry run, nothing changed"
             report.replicas = {replica.name: examiner.served(replica) for replica in fleet.replicas}
-            note(f"would take version {max(served.versions)} out, and tell {', '.join(report.replicas)}")
+            note(f"would take version {version} out, and tell {', '.join(report.replicas)}")
             return
-        report.replicas = roll_back(volume, fleet, examiner, served.versions, interrupts)
-        report.action = "served by all again"
+        before = {}
+        for replica in fleet.replicas:
+            replica.settle(model)
+            before[replica.name] = examiner.served(replica)
+        change = Change.rollback(model, version, below)
+        report.replicas = make(volume, fleet, examiner, change, None, before, interrupts)
+        report.action, report.is_done = "served by all again", True
 
 
 @contextmanager
@@ -304,6 +319,9 @@ class Urls:
 
     def newcomers(self) -> list[Replica]:
         return []
+
+    def refresh(self) -> None:
+        pass
 
     def close(self) -> None:
         for replica in self.replicas:

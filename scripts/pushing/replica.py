@@ -21,6 +21,7 @@ _ANSWER_SECONDS = 60.0
 _CALL_SECONDS = 15.0
 _GONE = {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}
 _BATCH = 32
+_RESTRICTED = "protocol is restricted"
 # A proxy that the environment names is for elsewhere; long texts and large batches are nothing special here.
 _CHANNEL_ARGUMENTS = [
     ("grpc.enable_http_proxy", 0),
@@ -30,10 +31,11 @@ _CHANNEL_ARGUMENTS = [
 
 
 class Replica:
-    """`name` is what it is called in messages."""
+    """`name` is what it is called in messages; `headers` go with what is asked about models, and not with prompts."""
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, headers: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self.headers = dict(headers or {})
         self._client = InferenceServerClient(url, channel_args=_CHANNEL_ARGUMENTS)
 
     def close(self) -> None:
@@ -47,7 +49,7 @@ class Replica:
 
     def versions(self, model: str) -> dict[int, tuple[str, str]]:
         """State and reason of each version of a model that it has ever loaded."""
-        index = self._call("its index", self._client.get_model_repository_index, client_timeout=_CALL_SECONDS)
+        index = self._control("its index", self._client.get_model_repository_index, client_timeout=_CALL_SECONDS)
         return {
             int(each.version): (each.state, each.reason)
             for each in index.models
@@ -61,10 +63,10 @@ class Replica:
 
     def load(self, model: str) -> None:
         """Makes it read the model's folder; what is served goes on meanwhile."""
-        self._call(f"a load of {model}", self._client.load_model, model, client_timeout=LOAD_SECONDS)
+        self._control(f"a load of {model}", self._client.load_model, model, client_timeout=LOAD_SECONDS)
 
     def unload(self, model: str) -> None:
-        self._call(f"an unload of {model}", self._client.unload_model, model, client_timeout=_CALL_SECONDS)
+        self._control(f"an unload of {model}", self._client.unload_model, model, client_timeout=_CALL_SECONDS)
 
     def settle(self, model: str) -> None:
         """Waits until it is not busy with the model: nobody may touch a folder that is read."""
@@ -94,11 +96,18 @@ class Replica:
             ]
         return answers
 
+    def _control(self, what: str, function: Any, *arguments: Any, **options: Any) -> Any:
+        return self._call(what, function, *arguments, headers=self.headers, **options)
+
     def _call(self, what: str, function: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return function(*arguments, **options)
         except InferenceServerException as error:
             text = shorten(error.message())
+            if _RESTRICTED in text:  # it says that as if it were not there
+                raise PushError(
+                    f"{self.name} refuses {what}: its model control is for those who know its token"
+                ) from None
             if str(error.status()) in _GONE:
                 raise ReplicaGone(f"{self.name} does not answer {what} ({text})") from None
             raise PushError(f"{self.name} refuses {what}: {text}") from None

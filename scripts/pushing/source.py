@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from google.protobuf import text_format  # type: ignore[import-untyped]
@@ -17,6 +17,7 @@ from classifiers.checkpoint import SHIPPED, CheckpointError, checkpoint_digest, 
 from scripts.fetching import loading
 from scripts.fetching.record import RECORD, Expected, Held, fault, measure, read_record
 from scripts.local.triton import ROOT
+from scripts.pushing.agent import AgentError, model_name, path_in_model, version_number
 from scripts.pushing.errors import PushError
 from scripts.pushing.volume import Served
 
@@ -82,9 +83,16 @@ def read_source(folder: Path, model: str | None) -> Source:
     """
     if not folder.is_dir():
         raise PushError(f"{folder} is no folder")
-    if (folder / CONFIG).is_file():
-        return _read_model(folder, model)
-    return _read_checkpoint(folder, model or CLASSIFIER)
+    source = (
+        _read_model(folder, model) if (folder / CONFIG).is_file() else _read_checkpoint(folder, model or CLASSIFIER)
+    )
+    try:  # what the agent will refuse, before anything is uploaded
+        model_name(source.model)
+        for path in source.upload(True, int(version_number(str(source.number or 1)))):
+            path_in_model(path)
+    except AgentError as error:
+        raise PushError(str(error)) from None
+    return source
 
 
 def measure_all(files: Mapping[str, Path]) -> dict[str, Held]:
@@ -108,8 +116,8 @@ def content_key(model: str, held: Mapping[str, Held]) -> str:
     return digest.hexdigest()
 
 
-def check_fits(source: Source, served: Served) -> None:
-    """Raises PushError unless the version can stand beside those on the volume."""
+def fitted(source: Source, served: Served) -> Source:
+    """The source as the volume will serve it. Raises PushError unless it can stand beside the versions there."""
     if served.config is None:
         raise PushError(f"{source.model} on the volume has no {CONFIG}: repair it, or push under another name")
     there = parse_config(served.config, f"{CONFIG} of {source.model} on the volume")
@@ -119,7 +127,7 @@ def check_fits(source: Source, served: Served) -> None:
                 f"the adapter of {source.model} has other tensors than {CONFIG} on the volume: a version can't change "
                 "them; push a model folder under another name"
             )
-        return
+        return replace(source, config=_plain(there, source.model))
     if _plain(there, source.model) != _plain(source.config, source.model):
         raise PushError(
             f"{CONFIG} of {source.model} differs from the one on the volume, which a version can't change: make them "
@@ -128,6 +136,7 @@ def check_fits(source: Source, served: Served) -> None:
     for name, file in source.model_files.items():
         if name != CONFIG and measure(file).sha256 != served.files.get(name):
             raise PushError(f"{name} of {source.model} differs from the one on the volume: push under another name")
+    return source
 
 
 def parse_config(text: str, where: str) -> ModelConfig:

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from google.protobuf import text_format  # type: ignore[import-untyped]
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
 from scripts.local.process import StartError, free_ports, wait_until
 from scripts.local.triton import Triton, find_server
 from scripts.pushing.errors import PushError
 from scripts.pushing.promote import remove
 from scripts.pushing.replica import Replica, shorten
-from scripts.pushing.source import Source
+from scripts.pushing.source import CONFIG, Source
 
 _START_SECONDS = 60.0
 T = TypeVar("T")
@@ -36,12 +39,26 @@ def try_locally(source: Source, number: int, check: Callable[[Replica], T]) -> t
 
 
 def link_model(source: Source, number: int, repository: Path) -> Path:
-    """A repository that holds this version, by links."""
+    """A repository that holds this version, by links, under the config that it will be served by."""
     for path, file in source.upload(True, number).items():
         link = repository / source.model / path
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(file.absolute())
+        if path == CONFIG:
+            link.write_text(text_format.MessageToString(_anywhere(source.config)), encoding="utf-8")
+        else:
+            link.symlink_to(file.absolute())
     return repository
+
+
+def _anywhere(config: ModelConfig) -> ModelConfig:
+    """On the GPUs that this machine has, or on none."""
+    here = ModelConfig()
+    here.CopyFrom(config)
+    for group in here.instance_group:
+        if group.kind == ModelInstanceGroup.KIND_GPU:
+            group.kind = ModelInstanceGroup.KIND_AUTO
+            group.ClearField("gpus")
+    return here
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ _SOURCE = Path(__file__).with_name("agent.py").read_bytes()
 # The source comes first on stdin: on a command line it would be part of a URL on the way to a pod.
 _START = f"import sys; exec(compile(sys.stdin.buffer.read({len(_SOURCE)}), 'agent.py', 'exec'))"
 _BLOCK = 4 << 20  # for each, an answer is awaited
+_LOCK_SECONDS = 20.0
 _SPARE = 64 << 20  # bytes that stay free on the volume
 
 
@@ -100,8 +102,22 @@ class Volume:
         except VolumeGone:
             self.close()
             self._start()
-            self.lock(self._holder)
+            self._lock_again()
             return self.ask(do, **arguments)
+
+    def _lock_again(self) -> None:
+        """The agent before may take its time to see that nobody asks it any more."""
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                self.lock(self._holder)
+                return
+            except VolumeGone:
+                raise
+            except PushError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
 
     def ask(self, do: str, **arguments: Any) -> Any:
         """The result of an operation of the agent."""
