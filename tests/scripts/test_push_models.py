@@ -607,6 +607,17 @@ def test_somebody_elses_version_stays(volume: Volume, tmp_path: Path) -> None:
     assert (theirs / "1" / "model.py").is_file()
 
 
+def test_lock_is_awaited_by_one_who_had_it(tmp_path: Path) -> None:
+    """One whose agent ended in the midst of things gets the lock back when somebody else lets go of it soon."""
+    (tmp_path / "routers").mkdir()
+    with Volume(str(tmp_path / "routers")) as first, Volume(str(tmp_path / "routers")) as second:
+        first.lock("first")
+        os.kill(first.pid, signal.SIGKILL)
+        _await(lambda: _locks(second))
+        threading.Timer(1, second.close).start()
+        first.insist("finish", key=None)
+
+
 def test_work_without_the_lock_is_refused(tmp_path: Path) -> None:
     """Without the lock an agent only looks, and leaves no trace."""
     with Volume(str(tmp_path)) as volume:
@@ -755,11 +766,12 @@ def test_config_on_the_volume(tmp_path: Path) -> None:
 
 _NO_TEXT = 'Tensor("checkpoint", np.full((1, 1), bytes([255]), dtype=object))'
 _NO_ROW = 'Tensor("checkpoint", np.empty((0, 1), dtype=object))'
+_NO_CHECKPOINT = 'Tensor("task_scores", np.zeros((1, 2), np.float32))'
 
 
-@pytest.mark.parametrize("answer", [_NO_TEXT, _NO_ROW])
+@pytest.mark.parametrize("answer", [_NO_TEXT, _NO_ROW, _NO_CHECKPOINT])
 def test_answers_that_are_none_are_taken_back(two: Two, tmp_path: Path, answer: str) -> None:
-    """A version that gives a `checkpoint` which is no text, or no row, goes from all replicas."""
+    """A version that gives a `checkpoint` which is no text, or no row, or none, goes from all replicas."""
     two.toy("garbled")
     before = snapshot(two.repository)
     tensors = f'pb_utils.Tensor("task_label", np.full((1, 1), b"Rewrite", dtype=object)), pb_utils.{answer}'
