@@ -417,6 +417,17 @@ def test_interrupted_push(two: Two, tmp_path: Path, number: signal.Signals) -> N
     assert set(two.served("slow")) == {"toy:1:aaa"} and snapshot(two.repository) == before
 
 
+def test_interrupts_in_pairs() -> None:
+    """The second of two interrupts does not stop what the first one set going, and one that is held comes later."""
+    interrupts = Interrupts()
+    with interrupts.watching():
+        with pytest.raises(KeyboardInterrupt), interrupts.held():
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGHUP)
+        with interrupts.held():
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_killed_push(two: Two, tmp_path: Path) -> None:
     """What a push that was killed half way left behind is taken out by the next one, which then goes through."""
     two.toy("killed")
