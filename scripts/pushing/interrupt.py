@@ -9,7 +9,10 @@ from types import FrameType
 
 
 class Interrupts:
-    """From `watching` on, each is a KeyboardInterrupt, raised at the end of what is `held`."""
+    """From `watching` on, the first is a KeyboardInterrupt, raised at the end of what is `held`.
+
+    Others come to nothing: they often come in pairs, and what the first set going must not be stopped half way.
+    """
 
     def __init__(self) -> None:
         self._held = 0
@@ -19,7 +22,7 @@ class Interrupts:
     @contextmanager
     def watching(self) -> Iterator[None]:
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup's wish
             numbers.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._take) for number in numbers}
         try:
@@ -40,17 +43,13 @@ class Interrupts:
 
     def end(self) -> None:
         """All is done, or undone: from now on none is heeded, so that nothing is told other than it is."""
-        self._came, self._ended = False, True
+        self._ended = True
 
     def check(self) -> None:
-        if self._came and not self._held:
-            self._came = False
+        if self._came and not self._held and not self._ended:
+            self._ended = True
             raise KeyboardInterrupt
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self._ended:
-            return
-        if self._held:
-            self._came = True
-        else:
-            raise KeyboardInterrupt
+        self._came = True
+        self.check()

@@ -71,9 +71,9 @@ class Examiner:
         if self.golden and (found := faults(self.golden, answers)):
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise PushError(f"{replica.name} fails a golden prompt: {found[0]}{more}")
-        given = {values.ravel()[0].decode() for each in answers if (values := each.get("checkpoint")) is not None}
-        if not given:
+        if not any(each.name == "checkpoint" for each in self.config.output):
             return None
+        given = {each["checkpoint"].ravel()[0].decode() for each in answers}
         checkpoint = given.pop()
         if given or expected not in (None, checkpoint):
             raise PushError(f"{replica.name} answers with {checkpoint} and should with {expected or given.pop()}")

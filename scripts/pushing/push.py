@@ -76,11 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interrupts.watching():
             run(options, report, interrupts)
-    except (PushError, OSError) as error:
+    except Exception as error:
         if report.is_done:
             note(str(error))
-        else:
+        elif isinstance(error, PushError | OSError):
             report.error, code = str(error), 1
+        else:
+            raise
     except KeyboardInterrupt:
         report.error = "interrupted; what is served is as it was"
         code = 130

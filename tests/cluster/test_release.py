@@ -284,6 +284,27 @@ def test_bad_version(cluster: Cluster, url: str, row: Row, tmp_path: Path, next_
     assert set(_checkpoints(url)) == {"next"}
 
 
+def test_rollback(cluster: Cluster, url: str, row: Row) -> None:
+    """`--rollback` brings the version before back on both replicas, under load."""
+    with _load(url, row):
+        code, report = _push(cluster, "--rollback", "prompt_classifier")
+        assert code == 0, report
+    assert set(_checkpoints(url)) == {"minilm-task-complexity"}
+
+
+def test_compared_push(cluster: Cluster, url: str, row: Row, next_checkpoint: Path, tmp_path: Path) -> None:
+    """`--compare` asks the served version and the new one beside it, and promotes one that agrees, under load."""
+    prompts = tmp_path / "prompts.jsonl"
+    questions = ("Write a Python function that adds", "Summarize a text about", "Who invented")
+    lines = [json.dumps({"prompt": f"{question} {number}"}) for question in questions for number in range(10)]
+    prompts.write_text("\n".join(lines))
+    with _load(url, row):
+        code, report = _push(cluster, str(next_checkpoint), "--compare", str(prompts))
+        assert code == 0, report
+        row(f"agreement {report['compare']['agreement']}")
+    assert set(_checkpoints(url)) == {"next"}
+
+
 @pytest.mark.parametrize("component", [SERVER, GATEWAY], ids=["triton", "gateway"])
 def test_pod_deleted(cluster: Cluster, url: str, row: Row, component: str) -> None:
     """A pod is deleted under load, and another takes its place."""

@@ -32,9 +32,13 @@ from scripts.pushing import kubernetes
 from scripts.pushing.compare import Given, Limits, shift
 from scripts.pushing.errors import PushError, VolumeGone
 from scripts.pushing.golden import read_golden
+from scripts.pushing.interrupt import Interrupts
+from scripts.pushing.promote import Change, Examiner, make
+from scripts.pushing.promote import Served as Answered
 from scripts.pushing.push import main
 from scripts.pushing.replica import Replica
-from scripts.pushing.source import check_fits, content_key, read_source
+from scripts.pushing.source import content_key, fitted, parse_config, read_source
+from scripts.pushing.trial import link_model
 from scripts.pushing.volume import Served, Volume
 from tests.processes import commands
 from tests.repository import copy_repository
@@ -250,7 +254,7 @@ def test_failed_load_is_taken_back(two: Two, tmp_path: Path) -> None:
         report, line = push(source, *two.where, "--golden", golden(tmp_path, "Rewrite"), code=1)
         returned = time.monotonic()
     assert "these weights are no good" in report["error"] and report["error"] in line
-    assert "version 2 is taken back, 2 of 2 that were told answer as before" in line
+    assert "version 2 is taken back, 2 of 2 answer as before" in line
     assert clients.since(returned) == {"toy:1:aaa"} and set(two.served("unloadable")) == {"toy:1:aaa"}
     assert snapshot(two.repository) == before
 
@@ -276,11 +280,14 @@ def test_failed_golden_prompts_are_taken_back(two: Two, tmp_path: Path) -> None:
 def test_local_trial_comes_first(two: Two, tmp_path: Path) -> None:
     """A version that this machine's Triton can't load is refused before anything is sent."""
     two.toy("hopeless")
-    before = snapshot(two.repository.parent)
+    before, served = snapshot(two.repository.parent), snapshot(two.repository)
     source = write_toy(tmp_path, "hopeless", 2, initialize="raise ValueError('not even here')")
     _, line = push(source, *two.where, code=1, tried=True)
     assert "the local Triton refuses" in line and "not even here" in line
-    assert snapshot(two.repository.parent) | {".staging/lock": b""} == before | {".staging/lock": b""}
+    after = snapshot(two.repository.parent)
+    assert {path for path in after.keys() ^ before.keys() if not path.startswith(".staging")} == set()
+    assert not any("hopeless" in path or "incoming/" in path for path in after.keys() - before.keys())
+    assert snapshot(two.repository) == served
 
 
 def test_replica_that_is_down(two: Two, tmp_path: Path) -> None:
@@ -309,7 +316,7 @@ def test_replica_that_dies_meanwhile(two: Two, tmp_path: Path) -> None:
             where = _where(two.repository, [*two.urls, third.grpc_url])
             _, line = push(source, *where, "--golden", golden(tmp_path, "Rewrite"), code=1)
         assert f"{third.grpc_url} did not answer: started again it loads what is on the volume" in line
-        assert "2 of 3 that were told answer as before" in line
+        assert "2 of 3 answer as before" in line
         assert set(two.served("deadly")) == {"toy:1:aaa"}
         third.stop()
         third.start()
@@ -394,8 +401,9 @@ def test_compare_outside_limits(two: Two, tmp_path: Path) -> None:
     assert report["uploaded"] == 0 and set(two.served("compared")) == {"toy:2:bbb"}
 
 
-def test_interrupted_push(two: Two, tmp_path: Path) -> None:
-    """Ctrl-C while a replica loads waits for that load and takes the version back."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_interrupted_push(two: Two, tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C, or a terminal that goes away, while a replica loads waits for that load and takes the version back."""
     two.toy("slow")
     before = snapshot(two.repository)
     slow = "if PLACE != 'elsewhere': time.sleep(3)"
@@ -403,10 +411,21 @@ def test_interrupted_push(two: Two, tmp_path: Path) -> None:
     process = start(source, *two.where, "--golden", golden(tmp_path, "Rewrite"))
     _await((two.repository / "slow" / "2").exists)
     time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors
     assert set(two.served("slow")) == {"toy:1:aaa"} and snapshot(two.repository) == before
+
+
+def test_interrupts_in_pairs() -> None:
+    """The second of two interrupts does not stop what the first one set going, and one that is held comes later."""
+    interrupts = Interrupts()
+    with interrupts.watching():
+        with pytest.raises(KeyboardInterrupt), interrupts.held():
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGHUP)
+        with interrupts.held():
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_killed_push(two: Two, tmp_path: Path) -> None:
@@ -506,10 +525,11 @@ def test_agent_that_ends_meanwhile(two: Two, tmp_path: Path) -> None:
         volume.lock("a test")
         upload = _upload(tmp_path)
         volume.upload(upload.key, upload.files, upload.held, 1 << 40)
-        volume.ask("publish", model="orphan", version="2", whole=False)
+        change = Change.push("orphan", 2, False, upload.key)
+        volume.ask(**change.do)
         os.kill(volume.pid, signal.SIGKILL)
-        assert volume.insist("withdraw", model="orphan", version="2", whole=False) is True
-        volume.insist("finish")
+        assert volume.insist(**change.undo) is True
+        volume.insist("finish", key=upload.key)
     assert snapshot(two.repository) == before
 
 
@@ -547,10 +567,11 @@ def _upload_of(key: str, *files: str) -> list[str]:
 @pytest.mark.parametrize(
     "request_",
     [
-        {"do": "publish", "model": "../x", "version": "1", "whole": False},
-        {"do": "publish", "model": "x", "version": "../1", "whole": False},
-        {"do": "publish", "model": "x", "version": "0", "whole": False},
-        {"do": "withdraw", "model": ".staging", "version": "1", "whole": True},
+        {"do": "publish", "model": "../x", "version": "1", "whole": False, "key": "0"},
+        {"do": "publish", "model": "x", "version": "../1", "whole": False, "key": "0"},
+        {"do": "publish", "model": "x", "version": "0", "whole": False, "key": "0"},
+        {"do": "publish", "model": "x__candidate", "version": "1", "whole": True, "key": "0"},
+        {"do": "withdraw", "model": ".staging", "version": "1", "whole": True, "key": "0"},
         {"do": "hide", "model": ".."},
         {"do": "begin", "key": "../../x"},
         {"do": "receive", "path": "a", "offset": 5, "size": 0},
@@ -592,9 +613,20 @@ def test_somebody_elses_version_stays(volume: Volume, tmp_path: Path) -> None:
     theirs = write_toy(tmp_path / "volume" / "routers", "toy", 1)
     volume.ask("begin", key="0" * 64)
     with pytest.raises(PushError, match="is there already"):
-        volume.ask("publish", model="toy", version="1", whole=False)
-    volume.ask("withdraw", model="toy", version="1", whole=False)
+        volume.ask("publish", model="toy", version="1", whole=False, key="0" * 64)
+    volume.ask("withdraw", model="toy", version="1", whole=False, key="0" * 64)
     assert (theirs / "1" / "model.py").is_file()
+
+
+def test_lock_is_awaited_by_one_who_had_it(tmp_path: Path) -> None:
+    """One whose agent ended in the midst of things gets the lock back when somebody else lets go of it soon."""
+    (tmp_path / "routers").mkdir()
+    with Volume(str(tmp_path / "routers")) as first, Volume(str(tmp_path / "routers")) as second:
+        first.lock("first")
+        os.kill(first.pid, signal.SIGKILL)
+        _await(lambda: _locks(second))
+        threading.Timer(1, second.close).start()
+        first.insist("finish", key=None)
 
 
 def test_work_without_the_lock_is_refused(tmp_path: Path) -> None:
@@ -730,14 +762,181 @@ def test_config_on_the_volume(tmp_path: Path) -> None:
     checkpoint it is enough that the tensors are the same."""
     source = read_source(write_toy(tmp_path, "toy", 1), None)
     text = (tmp_path / "toy" / "config.pbtxt").read_text()
-    check_fits(source, Served((1,), f"# a comment\n{text}", {}, True))
+    fitted(source, Served((1,), f"# a comment\n{text}", {}, True))
     with pytest.raises(PushError, match="differs from the one on the volume"):
-        check_fits(source, Served((1,), text.replace("max_batch_size: 8", "max_batch_size: 4"), {}, True))
+        fitted(source, Served((1,), text.replace("max_batch_size: 8", "max_batch_size: 4"), {}, True))
     checkpoint = read_source(EMBEDDED, None)
     ours = (ROOT / "model_repository" / "prompt_classifier" / "config.pbtxt").read_text()
-    check_fits(checkpoint, Served((1,), ours.replace("count: 1", "count: 2"), {}, True))
+    there = fitted(checkpoint, Served((1,), ours.replace("count: 1", "count: 2"), {}, True))
+    assert there.config.instance_group[0].count == 2  # what it is tried and compared under
+    config = (link_model(there, 2, tmp_path / "tried") / "prompt_classifier" / "config.pbtxt").read_text()
+    assert parse_config(config, "here") == there.config
     with pytest.raises(PushError, match="other tensors"):
-        check_fits(checkpoint, Served((1,), ours.replace('name: "tokens"', 'name: "token"'), {}, True))
+        fitted(checkpoint, Served((1,), ours.replace('name: "tokens"', 'name: "token"'), {}, True))
+
+
+_NO_TEXT = 'Tensor("checkpoint", np.full((1, 1), bytes([255]), dtype=object))'
+_NO_ROW = 'Tensor("checkpoint", np.empty((0, 1), dtype=object))'
+_NO_CHECKPOINT = 'Tensor("task_scores", np.zeros((1, 2), np.float32))'
+
+
+@pytest.mark.parametrize("answer", [_NO_TEXT, _NO_ROW, _NO_CHECKPOINT])
+def test_answers_that_are_none_are_taken_back(two: Two, tmp_path: Path, answer: str) -> None:
+    """A version that gives a `checkpoint` which is no text, or no row, or none, goes from all replicas."""
+    two.toy("garbled")
+    before = snapshot(two.repository)
+    tensors = f'pb_utils.Tensor("task_label", np.full((1, 1), b"Rewrite", dtype=object)), pb_utils.{answer}'
+    bad = f"if PLACE == 'second': self.execute = lambda asked: [pb_utils.InferenceResponse([{tensors}]) for _ in asked]"
+    source = write_toy(tmp_path, "garbled", 2, digest="bbb", initialize=bad)
+    _, line = push(source, *two.where, "--golden", golden(tmp_path, "Rewrite"), code=1)
+    assert f"{two.urls[1]} answers what can't be read" in line and "2 of 2 answer as before" in line
+    assert set(two.served("garbled")) == {"toy:1:aaa"} and snapshot(two.repository) == before
+
+
+def test_nobody_reads_what_is_said(two: Two, tmp_path: Path) -> None:
+    """A push whose stderr nobody reads any more goes to its end, and is taken back when it has to be."""
+    two.toy("unheard")
+    bad = write_toy(
+        tmp_path / "bad", "unheard", 2, digest="bbb", initialize="if PLACE == 'second': self.label = 'Chatbot'"
+    )
+    good = write_toy(tmp_path / "good", "unheard", 2, digest="ccc")
+    for source, code, served in ((bad, 1, "toy:1:aaa"), (good, 0, "toy:2:ccc")):
+        process = start(source, *two.where, "--golden", golden(tmp_path, "Rewrite"), "--json")
+        assert process.stderr is not None and process.stdout is not None
+        process.stderr.close()
+        output = json.loads(process.stdout.read())
+        process.stdout.close()
+        assert process.wait(60) == code and ("error" in output) == bool(code)
+        assert set(two.served("unheard")) == {served}
+
+
+class Restarting:
+    """Replicas of which one starts again, and so reads what is on the volume, just before a change is undone."""
+
+    def __init__(self, replicas: Sequence[Replica], model: str, is_known: bool) -> None:
+        self._last, self._model, self._looks = replicas[-1], model, 0
+        self.replicas = list(replicas if is_known else replicas[:-1])
+
+    def refresh(self) -> None:
+        self._looks += 1
+        if self._looks == 2:
+            self._last.load(self._model)
+
+    def newcomers(self) -> list[Replica]:
+        new = [] if self._last in self.replicas else [self._last]
+        self.replicas += new
+        return new
+
+
+def _make(
+    two: Two, fleet: Restarting, model: str, change: Change, before: Mapping[str, Answered], source: Path | None
+) -> str:
+    """Makes a change that fails, and returns what is said then."""
+    config = parse_config((two.repository / model / "config.pbtxt").read_text(), model)
+    with Volume(str(two.repository)) as volume:
+        volume.lock("a test")
+        if source is not None:
+            files = {"model.py": source / "2" / "model.py"}
+            volume.upload(change.do["key"], files, {path: measure(file) for path, file in files.items()}, 1 << 40)
+        with pytest.raises(PushError) as failed:
+            make(volume, fleet, Examiner(model, config), change, None, before, Interrupts())
+    assert not (two.staging / "routers" / "journal.json").exists()
+    return str(failed.value)
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_started_while_a_bad_version_was_there(two: Two, tmp_path: Path, is_known: bool) -> None:
+    """A Triton that starts while a bad version is on the volume is brought back too, though it was not told of it."""
+    model = f"restarted_{is_known}".lower()
+    two.toy(model)
+    fails = "if PLACE == 'second': raise ValueError('not here')"
+    source = write_toy(tmp_path, model, 2, digest="bbb", initialize=fails)
+    first, second = two.replicas()
+    answered = {each.name: Answered(1, "toy:1:aaa") for each in ((first, second) if is_known else (second,))}
+    fleet = Restarting([second, first], model, is_known)
+    said = _make(two, fleet, model, Change.push(model, 2, False, "1" * 64), answered, source)
+    assert "not here" in said and "version 2 is taken back, 2 of 2 answer as before" in said
+    assert set(two.served(model)) == {"toy:1:aaa"} and not (two.repository / model / "2").exists()
+
+
+def test_failed_rollback_is_undone(two: Two, tmp_path: Path) -> None:
+    """When one Triton can't load the version below, all answer with the higher one again, also one that started
+    meanwhile."""
+    flag = tmp_path / "flag"
+    fails = f"if PLACE == 'second' and os.path.exists({str(flag)!r}): raise ValueError('no longer')"
+    two.toy("upright", initialize=fails)
+    push(write_toy(tmp_path, "upright", 2, digest="bbb"), *two.where, "--golden", golden(tmp_path, "Rewrite"))
+    flag.touch()
+    before = snapshot(two.repository)
+    first, second = two.replicas()
+    answered = {second.name: Answered(2, "toy:2:bbb")}
+    fleet = Restarting([second, first], "upright", False)
+    said = _make(two, fleet, "upright", Change.rollback("upright", 2, 1), answered, None)
+    assert "no longer" in said and "version 2 is put back, 2 of 2 answer as before" in said
+    assert set(two.served("upright")) == {"toy:2:bbb"} and snapshot(two.repository) == before
+    _, line = push("--rollback", "upright", *two.where, code=1)
+    assert "version 2 is put back, 2 of 2 answer as before" in line
+    assert set(two.served("upright")) == {"toy:2:bbb"} and snapshot(two.repository) == before
+
+
+def test_model_that_nobody_serves_after_a_killed_push(two: Two, tmp_path: Path) -> None:
+    """A Triton that has the model and none of its versions loads it again when a killed push is seen to."""
+    two.toy("bereft")
+    upload = _upload(tmp_path)
+    with Volume(str(two.repository)) as volume:
+        volume.lock("a test")
+        volume.upload(upload.key, upload.files, upload.held, 1 << 40)
+        volume.ask(**Change.push("bereft", 2, False, upload.key).do)
+    for replica in two.replicas():
+        replica.unload("bereft")
+        replica.settle("bereft")
+    assert two.served("bereft") == [None, None]
+    push("--rollback", "bereft", *two.where, code=1)
+    assert set(two.served("bereft")) == {"toy:1:aaa"} and not (two.repository / "bereft" / "2").exists()
+
+
+def test_killed_comparison(two: Two, tmp_path: Path) -> None:
+    """What a comparison that was killed left is removed by the next push; a folder of somebody else's that is called as
+    if it were one stays."""
+    two.toy("halfway")
+    theirs = write_toy(two.repository, "theirs__candidate")
+    slow = "if PLACE == 'first': time.sleep(2)"
+    source = write_toy(tmp_path, "halfway", 2, digest="bbb", initialize=slow)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "one"}\n')
+    common: tuple[str | Path, ...] = (source, *two.where, "--golden", golden(tmp_path, "Rewrite"))
+    process = start(*common, "--compare", tmp_path / "prompts.jsonl")
+    _await((two.repository / "halfway__candidate").exists)
+    time.sleep(0.5)
+    process.kill()
+    process.communicate()
+    report, _ = push("--rollback", "halfway", *two.where, code=1)
+    assert "has one version" in report["error"]
+    assert two.served("halfway__candidate") == [None, None] and not (two.repository / "halfway__candidate").exists()
+    assert (theirs / "1" / "model.py").is_file()
+    write_toy(two.repository, "halfway__candidate")
+    _, line = push(*common, "--compare", tmp_path / "prompts.jsonl", code=1)
+    assert "halfway__candidate is there already" in line and (two.repository / "halfway__candidate" / "1").is_dir()
+    for name in ("theirs__candidate", "halfway__candidate"):
+        shutil.rmtree(two.repository / name)
+
+
+def test_changes_of_others_stay(volume: Volume, tmp_path: Path) -> None:
+    """A version with the number of this push's, which another push brought, is neither taken out nor finished; a new
+    model that has got versions of others meanwhile stays where it is."""
+    repository = tmp_path / "volume" / "routers"
+    ours, theirs = (Change.push("toy", 1, True, digit * 64) for digit in "12")
+    file = write_toy(tmp_path, "toy", 1) / "config.pbtxt"
+    files = {"config.pbtxt": file, "1/model.py": file.parent / "1" / "model.py"}
+    volume.upload("1" * 64, files, {path: measure(each) for path, each in files.items()}, 1 << 40)
+    volume.ask(**ours.do)
+    assert volume.ask(**theirs.undo) is False and (repository / "toy" / "1").is_dir()
+    with pytest.raises(PushError, match="another push has begun"):
+        volume.ask(**theirs.finish)
+    (repository / "toy" / "2").mkdir()
+    with pytest.raises(PushError, match="has got other versions than 1"):
+        volume.ask(**ours.undo)
+    (repository / "toy" / "2").rmdir()
+    assert volume.ask(**ours.undo) is True and not (repository / "toy").exists()
 
 
 def test_stale_replica_is_refused(two: Two, tmp_path: Path) -> None:
@@ -766,7 +965,9 @@ def test_model_without_prompts(two: Two, tmp_path: Path) -> None:
         ("[]", "line 1: expected an object with a 'prompt'"),
         ('{"prompt": "x", "expect": {"task_label": [1]}}', r"'task_label' should be a text, a number or \[low, high\]"),
         ('{"prompt": "x", "expect": {"tusk_label": "y"}}', "the model has no output tusk_label; it has task_label"),
-        ("", "holds no prompts"),
+        (" \n\t", "holds no prompts"),
+        (f'{{"prompt": "x", "expect": {{"task_label": 1{"0" * 400}}}}}', "beyond all floating-point numbers"),
+        ('{"prompt": "a\u2028b", "expect": {"tusk_label": "y"}}', "prompt 1: the model has no output tusk_label"),
     ],
 )
 def test_wrong_golden_prompts(tmp_path: Path, line: str, complaint: str) -> None:
@@ -794,6 +995,27 @@ def test_shift() -> None:
     assert (found.labelled, found.old_error, found.new_error) == (2, 0.0, 0.25)
     assert len(found.faults(Limits(0.9, 0.05, 0.05))) == 4 and found.faults(Limits(0.5, 0.25, 0.25)) == []
     assert shift(Given(["a"], None), Given(["a"], None), ["a"]).faults(Limits(1, 0, 0)) == []
+
+
+def test_scores_that_no_limit_allows() -> None:
+    """Scores that are no numbers, or no probabilities where the old version's are, are outside the widest limits."""
+    wide, sure = Limits(0, 1, 1), Given(["a"], np.array([0.9]))
+    broken = Given(["a"], np.array([np.nan]), is_finite=False)
+    assert "not all finite" in shift(sure, broken, [None]).faults(wide)[0]
+    assert "confidence shift +nan" in shift(sure, broken, [None]).faults(wide)[1]
+    assert "no probabilities" in shift(sure, Given(["a"], None), [None]).faults(wide)[0]
+
+
+def test_names_that_the_volume_refuses(tmp_path: Path) -> None:
+    """A model or a file that the agent would refuse is refused before anything is uploaded."""
+    with pytest.raises(PushError, match="ends in __candidate"):
+        read_source(write_toy(tmp_path, "toy__candidate"), None)
+    with pytest.raises(PushError, match="is no name of a model"):
+        read_source(write_toy(tmp_path, "my toy"), None)
+    folder = write_toy(tmp_path, "toy")
+    Path(os.fsdecode(bytes(folder / "1") + b"/weights\xff")).touch()
+    with pytest.raises(PushError, match="is no path inside a model"):
+        read_source(folder, None)
 
 
 def _deployment() -> dict[str, Any]:
@@ -825,7 +1047,8 @@ def test_uploader_pod() -> None:
     """The uploader mounts the server's volume for writing, with the server's image and rights, and nothing else of it:
     no GPU, no probe, no other volume, and labels that no Service selects."""
     target = kubernetes.read_target(_deployment())
-    pod = kubernetes.uploader(target, "llm-router", "up")
+    running = {"spec": {"tolerations": [{"key": "added by admission"}]}}
+    pod = kubernetes.uploader(target, "llm-router", "up", [running], True)
     (container,) = pod["spec"]["containers"]
     assert target.repository == "/model_repository/routers"
     assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "model-uploader"
@@ -836,7 +1059,12 @@ def test_uploader_pod() -> None:
     assert container["image"] == "registry/llm-router-server:1"
     assert container["securityContext"] == {"readOnlyRootFilesystem": True}
     assert pod["spec"]["securityContext"] == {"runAsUser": 1000, "fsGroup": 1000}
-    assert pod["spec"]["imagePullSecrets"] == [{"name": "pull"}] and pod["spec"]["tolerations"]
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["spec"]["tolerations"] == [{"key": "added by admission"}]
+    assert list(pod["spec"]["affinity"]["podAffinity"]) == ["requiredDuringSchedulingIgnoredDuringExecution"]
+    alone = kubernetes.uploader(target, "llm-router", "up", [], True)["spec"]
+    assert alone["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert list(alone["affinity"]["podAffinity"]) == ["preferredDuringSchedulingIgnoredDuringExecution"]
     assert "nvidia.com/gpu" not in json.dumps(container) and pod["spec"]["automountServiceAccountToken"] is False
     json.dumps(pod)
 
@@ -853,8 +1081,10 @@ match arguments:
     case ["get", "pods", *_]:
         pods = json.loads((state / "pods").read_text())
         shown = list(pods) if list(state.glob("created*")) else list(pods)[:1]
-        items = [{{"metadata": {{"name": name}}, "status": {{"phase": "Running"}}}} for name in shown]
-        print(json.dumps({{"items": items}}))
+        parts = {{"status": {{"phase": "Running"}}, "spec": {{}}}}
+        print(json.dumps({{"items": [{{"metadata": {{"name": name}}, **parts}} for name in shown]}}))
+    case ["get", "pvc", "models", *_]:
+        print(json.dumps({{"spec": {{"accessModes": ["ReadWriteOnce"]}}}}))
     case ["port-forward", _, pod, _]:
         print("Forwarding from " + json.loads((state / "pods").read_text())[pod.removeprefix("pod/")], flush=True)
         time.sleep(600)
@@ -862,40 +1092,113 @@ match arguments:
         (state / "created").write_text(sys.stdin.read())
     case ["exec", "--stdin", pod, container, "--", "python3", *rest]:
         os.execv(sys.executable, [sys.executable, *rest])
-    case ["wait" | "delete", *_]:
+    case ["exec", pod, "--container=router-server", "--", "cat", file]:
+        token = state / (pod.removeprefix("pod/") + file.replace("/", "."))
+        if not token.exists():
+            sys.exit("cat: " + file + ": No such file or directory\\ncommand terminated with exit code 1")
+        print(token.read_text(), end="")
+    case ["delete", *_]:
+        time.sleep(2)
+    case ["wait", *_]:
         pass
     case _:
         sys.exit("error: what is " + repr(arguments))
 """
 
 
-def test_kubernetes_by_a_stand_in(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a kubectl that runs everything here: an uploader comes and goes, a pod that appears meanwhile is told too,
-    and a dry run makes no pod."""
-    two.toy("podded")
+def _stand_in(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kubectl on the PATH that runs everything here, and the folder of what it knows. The Tritons are its pods
+    server-0 and server-1; the latter appears with the uploader."""
     state = tmp_path / "state"
     state.mkdir()
     deployment = _deployment()
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     container["env"][0]["value"] = str(two.repository)
     (state / "deployment").write_text(json.dumps(deployment))
-    pods = {f"server-{number}": f"{url} -> 8001" for number, url in enumerate(two.urls)}
-    (state / "pods").write_text(json.dumps(pods))
+    (state / "pods").write_text(json.dumps({f"server-{n}": f"{url} -> 8001" for n, url in enumerate(two.urls)}))
+    (state / "server-0.tmp.model-control").write_text("secret\n")
     kubectl = tmp_path / "bin" / "kubectl"
     kubectl.parent.mkdir()
     kubectl.write_text(_KUBECTL.format(python=sys.executable, state=str(state)))
     kubectl.chmod(0o755)
     monkeypatch.setitem(_ENVIRON, "PATH", f"{kubectl.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", _ENVIRON["PATH"])
+    return state
+
+
+def test_kubernetes_by_a_stand_in(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a kubectl that runs everything here: an uploader comes and goes, a pod that appears meanwhile is told too,
+    a dry run makes no pod, and Ctrl-C while the uploader goes does not hide that the version is served."""
+    two.toy("podded")
+    state = _stand_in(two, tmp_path, monkeypatch)
     arguments = (write_toy(tmp_path, "podded", 2, digest="bbb"), "--golden", golden(tmp_path, "Rewrite"))
     report, line = push(*arguments, "--dry-run", "--context", "here")
     assert list(report["replicas"]) == ["server-0"] and "would tell server-0" in line
     assert not (state / "created").exists()
-    report, _ = push(*arguments)
-    assert report["replicas"] == {name: {"version": 2, "checkpoint": "toy:2:bbb"} for name in pods}
+    process = start(*arguments, "--json")
+    _await(lambda: "delete pod" in (state / "calls").read_text())
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and "secret" not in output + errors
+    served = {"version": 2, "checkpoint": "toy:2:bbb"}
+    assert json.loads(output)["replicas"] == {"server-0": served, "server-1": served}
     name = json.loads((state / "created").read_text())["metadata"]["name"]
     calls = (state / "calls").read_text()
     assert f"delete pod {name}" in calls and "--context=here --namespace=llm-router get deployments" in calls
-    _await(lambda: not commands(str(kubectl)))
+    _await(lambda: not commands(str(tmp_path / "bin")))
+
+
+def test_pods_that_start_again(two: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica is reached anew when its port-forward has ended, with the token that its pod has by then; one whose pod
+    is gone is forgotten."""
+    state = _stand_in(two, tmp_path, monkeypatch)
+    (state / "created").touch()
+    pods = kubernetes.Pods(kubernetes.Cluster("llm-router", "llm-router", None))
+    try:
+        header = "triton-grpc-protocol-model-control"
+        assert [each.headers for each in pods.replicas] == [{header: "secret"}, {}]
+        (state / "server-0.tmp.model-control").write_text("another\n")
+        (pid,) = commands("pod/server-0")
+        os.kill(pid, signal.SIGKILL)
+        _await(lambda: not commands("pod/server-0"))
+        pods.refresh()
+        assert pods.replicas[0].headers == {header: "another"} and len(commands("pod/server-0")) == 1
+        assert all(each.is_live() for each in pods.replicas)
+        (state / "pods").write_text(json.dumps({"server-1": f"{two.urls[1]} -> 8001"}))
+        pods.refresh()
+        assert [each.name for each in pods.replicas] == ["server-1"] and not commands("pod/server-0")
+        (state / "pods").write_text("{}")
+        with pytest.raises(PushError, match="no pod of release llm-router runs"):
+            pods.refresh()
+    finally:
+        pods.close()
+
+
+def test_restricted_model_control(tmp_path: Path) -> None:
+    """A Triton that has its models controlled by a token alone is controlled with it, and refuses in a line without."""
+    write_toy(tmp_path / "models", "guarded")
+    token = "0123456789abcdef"
+    restriction = f"--grpc-restricted-protocol=model-repository:model-control={token}"
+    triton = Triton(free_ports(3), tmp_path / "triton", tmp_path / "models", (), options=[restriction])
+    header = {"triton-grpc-protocol-model-control": token}
+    trusted, stranger = (Replica("guarded", triton.grpc_url, headers) for headers in (header, None))
+    triton.start()
+    try:
+        _await(trusted.is_live)
+        trusted.load("guarded")
+        assert trusted.served("guarded") == 1
+        for act in (stranger.load, stranger.unload, stranger.served):
+            with pytest.raises(PushError, match="for those who know its token") as refused:
+                act("guarded")
+            assert token not in str(refused.value)
+        assert len(stranger.ask("guarded", ["ping"], 8)) == 1
+        trusted.unload("guarded")
+        trusted.settle("guarded")
+        assert trusted.served("guarded") is None
+    finally:
+        trusted.close()
+        stranger.close()
+        triton.stop()
 
 
 @pytest.mark.parametrize(
@@ -935,6 +1238,7 @@ def test_without_kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     ("arguments", "complaint"),
     [
         ([], "give a SOURCE, or --rollback MODEL"),
+        (["x", "--dry-run", "--compare", "y"], "--dry-run asks nobody"),
         (["x", "--rollback", "y"], "give a SOURCE, or --rollback MODEL"),
         (["x", "--url", "localhost:8001"], "--local and --url belong together"),
         (["x", "--local", "nowhere", "--url", "localhost:8001"], "is no folder"),
@@ -948,7 +1252,15 @@ def test_wrong_arguments(arguments: list[str], complaint: str, capsys: pytest.Ca
     assert ended.value.code == 2 and complaint in capsys.readouterr().err
 
 
-def test_nothing_is_left(two: Two) -> None:
-    """After all of the above, no candidate and no half-made model is in the repository."""
+def test_nothing_is_left(two: Two, tmp_path: Path) -> None:
+    """After a push, one that failed and a comparison, no candidate, no half-made model and no journal is there."""
+    two.toy("tidy")
+    wrong = golden(tmp_path, "Chatbot")
+    push(write_toy(tmp_path / "bad", "tidy", 2, digest="bbb"), *two.where, "--golden", wrong, code=1)
+    source = write_toy(tmp_path / "good", "tidy", 2, digest="ccc")
+    good: tuple[str | Path, ...] = (source, *two.where, "--golden", golden(tmp_path, "Rewrite"))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "one"}\n')
+    push(*good, "--compare", tmp_path / "prompts.jsonl")
+    assert set(two.served("tidy")) == {"toy:2:ccc"}
     assert [path.name for path in two.repository.iterdir() if "__" in path.name or path.name.startswith(".")] == []
-    assert not (two.staging / "routers" / "journal.json").exists()
+    assert not list((two.staging / "routers").glob("*.json*"))
