@@ -203,7 +203,10 @@ class Agent:
     def restore(self, model: str, version: str, key: str) -> bool:
         """Renames a version that was taken out on demand back into its place. Whether it was out."""
         kept, place = self._withdrawn(model, version), self._place(model, version, False)
-        if not _is(self._read("journal") or {}, model, version, key):
+        entry = self._read("journal")
+        if entry is None and os.path.lexists(place):
+            return False  # it never went
+        if not _is(entry or {}, model, version, key):
             raise AgentError(_OTHERS)
         if os.path.lexists(place):
             return False
@@ -255,8 +258,11 @@ class Agent:
             raise AgentError(_OTHERS)
         self._forget("journal")
         if model is not None:
-            _remove(self._own / "incoming")
-            _remove(self._own / "withdrawn" / model_name(model))
+            for left in (self._own / "incoming", self._own / "withdrawn" / model_name(model)):
+                try:
+                    _remove(left)
+                except OSError:
+                    pass  # the change is made; what can't go now may go after the next one
 
     def _receive(self, size: int) -> bytes:
         piece: bytes = self._requests.read1(size)  # type: ignore[attr-defined]

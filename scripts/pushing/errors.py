@@ -9,5 +9,9 @@ class ReplicaGone(PushError):
     """A replica does not answer."""
 
 
+class ReplicaBusy(PushError):
+    """A replica does not come to the end of a load."""
+
+
 class VolumeGone(PushError):
     """The agent on the volume does not answer."""

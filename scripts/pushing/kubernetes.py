@@ -245,11 +245,17 @@ class Pods:
                 replica.close()
                 self._forwards.pop(replica.name).stop()
         self.replicas = [each for each in self.replicas if each.name in running]
+        faults = []
         for place, replica in enumerate(self.replicas):
-            if self._forwards[replica.name].exit_code is not None:
-                self.replicas[place] = self._reach(replica.name)
-                replica.close()
-            self._authorize(self.replicas[place])  # started again, it has another token
+            try:
+                if self._forwards[replica.name].exit_code is not None:
+                    self.replicas[place] = self._reach(replica.name)
+                    replica.close()
+                self._authorize(self.replicas[place])  # started again, it has another token
+            except PushError as error:
+                faults.append(str(error))  # the others are seen to all the same
+        if faults:
+            raise PushError("; ".join(faults))
         self._require_some()
 
     def close(self) -> None:

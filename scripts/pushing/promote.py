@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from tritonclient.grpc.model_config_pb2 import TYPE_STRING, ModelConfig
 
 from scripts.pushing.agent import CANDIDATE
-from scripts.pushing.errors import PushError, ReplicaGone
+from scripts.pushing.errors import PushError, ReplicaBusy, ReplicaGone
 from scripts.pushing.golden import Golden, faults
 from scripts.pushing.interrupt import Interrupts
 from scripts.pushing.note import note
@@ -232,7 +232,7 @@ def undo(
     except Exception as error:
         wrong.append(str(error))
     try:
-        _settle(fleet, examiner.model)
+        wrong += _settle(fleet, examiner.model)
         was_there = volume.insist(**change.undo)
     except Exception as error:
         return Outcome(f"version {change.version} is not {change.undone}: {error}; the next push sees to it", False)
@@ -253,7 +253,10 @@ def undo(
             volume.insist(do="finish", key=change.finish["key"])
         except Exception:
             pass  # the next push finds everything in place
-    line = f"version {change.version} is {change.undone}" if reached or was_there else "nothing has changed"
+    if was_there:
+        line = f"version {change.version} is {change.undone}"
+    else:
+        line = f"version {change.version} was not there to be {change.undone}" if reached else "nothing has changed"
     if count > len(gone):
         line += f", {max(0, count - len(gone) - len(wrong))} of {count} answer as before"
     if gone:
@@ -262,12 +265,19 @@ def undo(
     return Outcome("; ".join([line, *wrong]), not wrong and not gone)
 
 
-def _settle(fleet: Fleet, model: str) -> None:
+def _settle(fleet: Fleet, model: str) -> list[str]:
+    """Waits until nobody reads the model's folder; what was refused meanwhile. Raises ReplicaBusy."""
+    refused = []
     for replica in fleet.replicas:
         try:
             replica.settle(model)
         except ReplicaGone:
             pass  # it reads nothing
+        except ReplicaBusy:
+            raise
+        except PushError as error:
+            refused.append(str(error))
+    return refused
 
 
 def go_back(replica: Replica, examiner: Examiner, before: Served, was_told: bool) -> None:
@@ -304,8 +314,14 @@ def recover(volume: Volume, fleet: Fleet, left: Mapping[str, Any], inventory: In
         if served is None or not served.versions:
             remove(replica, model)
         else:
-            replica.load(model)
-            await_version(replica, model, max(served.versions))
+            try:
+                replica.load(model)
+                await_version(replica, model, max(served.versions))
+            except ReplicaGone:
+                raise
+            except PushError as error:  # as before the push that was killed: it has never loaded
+                note(f"{error}; {model} is not served by {replica.name}")
+                remove(replica, model)
     volume.ask("finish", key=key)
     return inventory
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from scripts.pushing.errors import PushError, ReplicaGone
+from scripts.pushing.errors import PushError, ReplicaBusy, ReplicaGone
 
 Answer = Mapping[str, NDArray[Any]]
 
@@ -73,7 +73,7 @@ class Replica:
         deadline = time.monotonic() + LOAD_SECONDS
         while any(state in ("LOADING", "UNLOADING") for state, _ in self.versions(model).values()):
             if time.monotonic() > deadline:
-                raise PushError(f"{self.name} is still busy with {model}")
+                raise ReplicaBusy(f"{self.name} is still busy with {model}")
             time.sleep(0.1)
 
     def ask(self, model: str, prompts: Sequence[str], most: int) -> list[Answer]:

@@ -301,7 +301,7 @@ def test_compared_push(cluster: Cluster, url: str, row: Row, next_checkpoint: Pa
     with _load(url, row):
         code, report = _push(cluster, str(next_checkpoint), "--compare", str(prompts))
         assert code == 0, report
-        row(f"agreement {report['compare']['agreement']}")
+        row(", ".join(f"{head}: agreement {found['agreement']}" for head, found in report["compare"].items()))
     assert set(_checkpoints(url)) == {"next"}
 
 

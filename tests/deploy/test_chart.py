@@ -777,6 +777,10 @@ def test_the_notes_say_what_has_no_effect() -> None:
     assert "those on a second node will not start" in notes("defaults", "routerServer.replicas=2")
     for settings, says in RISKS:
         assert says in notes("defaults", *settings), settings
+    for host in ("other", "${TRITON_HOST}"):
+        url = f"{POLICY}.url=http://{host}:8000/v2/models/m/infer"
+        given = "routerController.env[0].name=TRITON_GRPC_URL"
+        assert "a Triton of its own" not in notes("defaults", f"{POLICY}.name=p", url, *[given] * (host == "other"))
     said = notes("defaults")
     assert "Mind:" not in said
     assert "port-forward service/llm-router-router-controller 8084:8084" in said

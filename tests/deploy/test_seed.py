@@ -1,8 +1,10 @@
 """deploy/triton/seed: an empty volume is filled, and nothing that is on a volume is ever touched."""
 
+import fcntl
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def staged(volume: Path) -> list[str]:
     """What is left in the staging folder, but for the lock and the records of what was put in place."""
     names = [path.name for path in (volume / ".staging").iterdir()]
-    return [name for name in names if name != "seed-lock" and not name.endswith(".sha256")]
+    return [name for name in names if name not in ("seed-lock", "lock") and not name.endswith(".sha256")]
 
 
 def test_an_empty_volume_gets_every_model(program: Path, volume: Path) -> None:
@@ -98,6 +100,45 @@ def test_a_newer_image_replaces_what_an_older_one_copied(program: Path, volume: 
         assert (volume / "routers" / name / "1" / "model.py").read_text() != "newer"
     assert staged(volume) == []
     assert "seed: prompt_classifier: there already" in seed(program, volume / "routers").stdout.splitlines()
+
+
+def test_nothing_is_replaced_while_a_push_is_at_work(program: Path, volume: Path) -> None:
+    """What is missing comes; what a newer image would replace stays until the next start."""
+    seed(program, volume / "routers")
+    (program.parent / "model_repository" / "routellm_mf" / "1" / "model.py").write_text("newer")
+    shutil.rmtree(volume / "routers" / "routellm_bert")
+    with open(volume / ".staging" / "lock", "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lines = seed(program, volume / "routers").stdout.splitlines()
+    assert "seed: routellm_bert: copied" in lines
+    assert any(line.startswith("seed: routellm_mf: an older image's, and left") for line in lines)
+    assert (volume / "routers" / "routellm_mf" / "1" / "model.py").read_text() != "newer"
+    assert "seed: routellm_mf: replaced an older image's" in seed(program, volume / "routers").stdout.splitlines()
+
+
+def test_records_are_made_up_for(program: Path, volume: Path) -> None:
+    """Of a model that is as in the image, when the run that copied it ended before it said so."""
+    seed(program, volume / "routers")
+    record = volume / ".staging" / "seed-routellm_mf.sha256"
+    record.unlink()
+    seed(program, volume / "routers")
+    assert record.is_file()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files that it gives up reading")
+def test_a_file_that_cannot_be_read_is_somebody_elses(program: Path, volume: Path) -> None:
+    """As the pod's user, whose files on the volume may be root's after a `kubectl cp`."""
+    seed(program, volume / "routers")
+    (volume / "routers" / "routellm_mf" / "1" / "model.py").chmod(0o600)
+    with tempfile.TemporaryDirectory() as folder:  # the test's own is root's alone
+        Path(folder).chmod(0o755)
+        shutil.copytree(program.parent, f"{folder}/image")
+        shutil.copytree(volume, f"{folder}/volume")
+        environment = os.environ | {"MODEL_REPOSITORY": f"{folder}/volume/routers"}
+        command = [f"{folder}/image/seed"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, user=65534)
+    assert done.returncode == 0, done.stderr
+    assert "seed: routellm_mf: there already, and left alone, though not as in this image" in done.stdout
 
 
 def test_what_an_interrupted_run_left_is_cleared_away(program: Path, volume: Path) -> None:

@@ -90,7 +90,7 @@ class Started:
         environment = os.environ | {
             "PATH": f"{server.parent}:{os.environ['PATH']}",
             "MODEL_REPOSITORY": str(repository),
-            "TMPDIR": str(folder),
+            "MODEL_CONTROL_FILE": str(folder / "model-control"),
         }
         done = subprocess.run(
             [START, "--http-port=1"], env=environment | environ, capture_output=True, text=True, timeout=60
@@ -244,7 +244,7 @@ def served(folder: Path, repository: Path, model: str) -> Iterator[str]:
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
         "MODEL_REPOSITORY": str(repository),
         "HF_HUB_OFFLINE": "1",
-        "TMPDIR": str(folder),
+        "MODEL_CONTROL_FILE": str(folder / "model-control"),
     }
     process = Process("start", [str(START), *options], environ, folder / "start.log")
     url = f"http://127.0.0.1:{port}"

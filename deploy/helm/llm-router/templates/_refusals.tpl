@@ -57,13 +57,14 @@
 {{- if and (eq $strategy.type "RollingUpdate") (has (toString $rolling.maxSurge) (list "0" "0%")) (has (toString $rolling.maxUnavailable) (list "0" "0%")) }}
 - {{ printf "%s.strategy.rollingUpdate: maxSurge and maxUnavailable are both 0, and no pod could ever be replaced: give both" $name | quote }}
 {{- end }}
+{{- $own := eq $name "routerServer" | ternary (list "/dev/shm" "/tmp" "shm" "tmp" "model-repository") (list "/tmp" "tmp" "config" "client-keys") }}
 {{- range (get $.Values $name).extraVolumeMounts | default list }}
-{{- if has (trimSuffix "/" .mountPath) (list "/dev/shm" "/tmp") }}
+{{- if has (trimSuffix "/" .mountPath) $own }}
 - {{ printf "%s.extraVolumeMounts: %s is the chart's own (shm_size is the size of Triton's /dev/shm): leave it out" $name .mountPath | quote }}
 {{- end }}
 {{- end }}
 {{- range (get $.Values $name).extraVolumes | default list }}
-{{- if has .name (list "shm" "tmp" "model-repository" "config" "client-keys") }}
+{{- if has .name $own }}
 - {{ printf "%s.extraVolumes: the name %s is the chart's own: take another" $name .name | quote }}
 {{- end }}
 {{- end }}
@@ -125,9 +126,11 @@
 {{- if and .Values.httpRoute.enabled (not $gateway.enabled) }}
 - "httpRoute has no effect: routerController is not enabled."
 {{- end }}
+{{- $asked := false }}
+{{- range $gateway.env }}{{ if eq .name "TRITON_GRPC_URL" }}{{ $asked = true }}{{ end }}{{ end }}
 {{- range $gateway.config.policies }}
-{{- $host := (urlParse (.url | default "")).hostname }}
-{{- if and $server.enabled $host (not (contains (printf "%s-router-server" (include "llm-router.fullname" $root)) $host)) }}
+{{- $host := regexFind "//[^/:$]+" (.url | default "") | trimPrefix "//" }}
+{{- if and $server.enabled (not $asked) $host (not (contains (printf "%s-router-server" (include "llm-router.fullname" $root)) $host)) }}
 - {{ printf "policy %s names a Triton of its own, %s, and this release's is asked: set TRITON_GRPC_URL to \"\" in routerController.env to let each policy's url count." (toString .name) $host | quote }}
 {{- end }}
 {{- end }}
