@@ -401,7 +401,7 @@ def test_compare_outside_limits(two: Two, tmp_path: Path) -> None:
     assert report["uploaded"] == 0 and set(two.served("compared")) == {"toy:2:bbb"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_interrupted_push(two: Two, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, or a terminal that goes away, while a replica loads waits for that load and takes the version back."""
     two.toy("slow")
@@ -780,7 +780,10 @@ _NO_ROW = 'Tensor("checkpoint", np.empty((0, 1), dtype=object))'
 _NO_CHECKPOINT = 'Tensor("task_scores", np.zeros((1, 2), np.float32))'
 
 
-@pytest.mark.parametrize("answer", [_NO_TEXT, _NO_ROW, _NO_CHECKPOINT])
+_SLOW = [pytest.param(answer, marks=pytest.mark.slow) for answer in (_NO_ROW, _NO_CHECKPOINT)]
+
+
+@pytest.mark.parametrize("answer", [_NO_TEXT, *_SLOW])
 def test_answers_that_are_none_are_taken_back(two: Two, tmp_path: Path, answer: str) -> None:
     """A version that gives a `checkpoint` which is no text, or no row, or none, goes from all replicas."""
     two.toy("garbled")
@@ -793,6 +796,7 @@ def test_answers_that_are_none_are_taken_back(two: Two, tmp_path: Path, answer: 
     assert set(two.served("garbled")) == {"toy:1:aaa"} and snapshot(two.repository) == before
 
 
+@pytest.mark.slow
 def test_nobody_reads_what_is_said(two: Two, tmp_path: Path) -> None:
     """A push whose stderr nobody reads any more goes to its end, and is taken back when it has to be."""
     two.toy("unheard")
@@ -859,6 +863,7 @@ def test_started_while_a_bad_version_was_there(two: Two, tmp_path: Path, is_know
     assert set(two.served(model)) == {"toy:1:aaa"} and not (two.repository / model / "2").exists()
 
 
+@pytest.mark.slow
 def test_failed_rollback_is_undone(two: Two, tmp_path: Path) -> None:
     """When one Triton can't load the version below, all answer with the higher one again, also one that started
     meanwhile."""
@@ -879,6 +884,7 @@ def test_failed_rollback_is_undone(two: Two, tmp_path: Path) -> None:
     assert set(two.served("upright")) == {"toy:2:bbb"} and snapshot(two.repository) == before
 
 
+@pytest.mark.slow
 def test_model_that_nobody_serves_after_a_killed_push(two: Two, tmp_path: Path) -> None:
     """A Triton that has the model and none of its versions loads it again when a killed push is seen to."""
     two.toy("bereft")
@@ -895,6 +901,24 @@ def test_model_that_nobody_serves_after_a_killed_push(two: Two, tmp_path: Path) 
     assert set(two.served("bereft")) == {"toy:1:aaa"} and not (two.repository / "bereft" / "2").exists()
 
 
+@pytest.mark.slow
+def test_killed_push_over_a_version_that_never_loaded(two: Two, tmp_path: Path) -> None:
+    """As of a router whose weights are missing: what the push left is taken out, and later ones go on."""
+    write_toy(two.repository, "barren", initialize="raise ValueError('no weights')")
+    for replica in two.replicas():
+        with pytest.raises(PushError, match="no weights"):
+            replica.load("barren")
+    upload = _upload(tmp_path)
+    with Volume(str(two.repository)) as volume:
+        volume.lock("a test")
+        volume.upload(upload.key, upload.files, upload.held, 1 << 40)
+        volume.ask(**Change.push("barren", 2, False, upload.key).do)
+    for _ in range(2):
+        report, _ = push("--rollback", "barren", *two.where, code=1)
+        assert "has one version" in report["error"] and not (two.repository / "barren" / "2").exists()
+
+
+@pytest.mark.slow
 def test_killed_comparison(two: Two, tmp_path: Path) -> None:
     """What a comparison that was killed left is removed by the next push; a folder of somebody else's that is called as
     if it were one stays."""
