@@ -29,7 +29,8 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[
     return code, json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_what_is_served_has_passed(capsys: pytest.CaptureFixture[str], precision: str) -> None:
     """The embedded network may be served in both reduced precisions: a thousand prompts keep their decisions."""
     code, said = run(capsys, "--precision", precision)

@@ -1276,6 +1276,7 @@ def test_wrong_arguments(arguments: list[str], complaint: str, capsys: pytest.Ca
     assert ended.value.code == 2 and complaint in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_is_left(two: Two, tmp_path: Path) -> None:
     """After a push, one that failed and a comparison, no candidate, no half-made model and no journal is there."""
     two.toy("tidy")
