@@ -1,9 +1,10 @@
 """A checkpoint folder: what its config and the headers of its weights say, checked, before any tensor is read.
 
-Two kinds. `nvidia` is the published classifier as the hub gives it (config.json, model.safetensors, tokenizer.json).
-`softmax` is what this project trains: config.json and adapters.safetensors (two heads, and low-rank adapters for a
-sentence encoder that is installed as a Python package and checked by its SHA-256). The embedded checkpoint is of that
-kind; its config is where the order of the labels stands.
+Three forms of two kinds. `nvidia` is the published classifier as the hub gives it (config.json, model.safetensors,
+tokenizer.json). `softmax` is what this project trains. The embedded checkpoint is config.json and adapters.safetensors
+(two heads, and low-rank adapters for a sentence encoder that is installed as a Python package and checked by its
+SHA-256); its config is where the order of the task and complexity labels stands. Your own is a folder that holds
+everything, encoder included, with heads and labels that its config.json names.
 
 Neither torch nor transformers is imported here: steps that only tokenise or decide stay small.
 """
@@ -28,6 +29,9 @@ EMBEDDED = Path(__file__).parent / "embedded"
 SHIPPED = "checkpoint"  # the folder in a model's version that holds the weights which belong to it
 UNKNOWN = "Unknown"  # the task label that low confidence gives; the softmax kind has no logit for it
 
+HEAD_NAME = re.compile(r"[a-z0-9_]{1,64}")  # it becomes a part of the names of Triton's models and outputs
+LABEL_RULE = "a text of one line, without spaces around it"
+
 _FLOATS = ("F32", "F16", "BF16")
 _FETCH = "scripts/fetch_models fetches the published checkpoint"
 _ENCODER_LINEAR = re.compile(r"encoder\.layer\.\d+\..*\.weight")
@@ -39,11 +43,15 @@ class CheckpointError(Exception):
 
 @dataclass(frozen=True)
 class Head:
-    """One linear layer over the pooled prompt; `temperature` divides its logits (softmax kind)."""
+    """One linear layer over the pooled prompt; `temperature` divides its logits (softmax kind).
+
+    `labels` are those of a checkpoint of your own; the others' stand in the checkpoint.
+    """
 
     name: str
     size: int
     temperature: float = 1.0
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,11 @@ class Checkpoint:
     def config_file(self) -> Path:
         return self.folder / "config.json"
 
+    @property
+    def is_own(self) -> bool:
+        """Whether its heads and labels are its own, in place of task and complexity."""
+        return bool(self.heads[0].labels)
+
     @cached_property
     def head_slices(self) -> dict[str, slice]:
         """Where each head's logits stand among the `logits_size` of a prompt."""
@@ -120,14 +133,17 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     if "kind" not in config and "target_sizes" in config:
         checkpoint = _nvidia_checkpoint(folder, config)
     elif config.get("kind") == "softmax":
-        checkpoint = _softmax_checkpoint(folder, config)
+        checkpoint = _own_checkpoint(folder, config) if "heads" in config else _softmax_checkpoint(folder, config)
     else:
         raise CheckpointError(
             f'{folder / "config.json"}: expected "kind": "softmax", or the published classifier\'s \'target_sizes\''
         )
     _expect_file(checkpoint.tokenizer_file, checkpoint)
     _expect_file(checkpoint.weights_file, checkpoint)
-    check_shapes(checkpoint.weights_file, expected_shapes(checkpoint))
+    if checkpoint.is_own:
+        _check_heads(checkpoint)
+    else:
+        check_shapes(checkpoint.weights_file, expected_shapes(checkpoint))
     return checkpoint
 
 
@@ -141,6 +157,16 @@ def checkpoint_digest(checkpoint: Checkpoint) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
+
+
+def require_task_and_complexity(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError when the checkpoint answers something else."""
+    if checkpoint.is_own:
+        names = ", ".join(head.name for head in checkpoint.heads)
+        raise CheckpointError(
+            f"{checkpoint.config_file}: answers {names}, and this model task and complexity; "
+            "scripts/add_policy serves a checkpoint of your own"
+        )
 
 
 def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -313,6 +339,62 @@ def _softmax_checkpoint(folder: Path, config: dict[str, Any]) -> Checkpoint:
         adapter_rank=read.value("adapter_rank", int),
         unknown_below=float(read.value("unknown_below", int | float)),
     )
+
+
+def _own_checkpoint(folder: Path, config: dict[str, Any]) -> Checkpoint:
+    read = Keys(folder / "config.json", config)
+    heads = tuple(_own_head(read.path, each) for each in read.value("heads", list))
+    names = [head.name for head in heads]
+    if not heads or len(set(names)) < len(names):
+        raise CheckpointError(f"{read.path}: 'heads' should be one or several, each with a name of its own")
+    max_tokens = read.value("max_tokens", int)
+    if max_tokens < 3:
+        raise CheckpointError(f"{read.path}: 'max_tokens' should be 3 or more, and is {max_tokens}")
+    return Checkpoint(
+        name=read.value("name", str),
+        folder=folder,
+        kind="softmax",
+        heads=heads,
+        task_labels=(),
+        complexity_labels=(),
+        max_tokens=max_tokens,
+        tokenizer_file=folder / "tokenizer.json",
+        weights_file=folder / "model.safetensors",
+    )
+
+
+def _own_head(path: Path, value: Any) -> Head:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: 'heads' should hold objects, and holds {value!r}")
+    read = Keys(path, value)
+    name, labels = read.value("name", str), read.value("labels", list)
+    if not HEAD_NAME.fullmatch(name):
+        raise CheckpointError(f"{path}: a head's 'name' should be of a-z, 0-9 and _, and is {name!r}")
+    if len(labels) < 2 or len(set(map(str, labels))) < len(labels):
+        raise CheckpointError(f"{path}: head {name!r}: 'labels' should be two or more different ones")
+    if wrong := [label for label in labels if not is_label(label)]:
+        raise CheckpointError(f"{path}: head {name!r}: {wrong[0]!r} is no label: {LABEL_RULE}")
+    return Head(name, len(labels), read.positive("temperature"), tuple(labels))
+
+
+def is_label(value: Any) -> bool:
+    """Whether a label can stand in Triton's label file, a configuration and a header."""
+    return isinstance(value, str) and bool(value.strip() == value != "") and value.isprintable()
+
+
+def _check_heads(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError unless the heads are there; whether the encoder is whole shows when it is filled."""
+    found = read_shapes(checkpoint.weights_file)
+    width = found.get(f"heads.{checkpoint.heads[0].name}.weight", (0, 0))[-1]
+    for head in checkpoint.heads:
+        for part, shape in (("weight", (head.size, width)), ("bias", (head.size,))):
+            name = f"heads.{head.name}.{part}"
+            if found.get(name) != shape:
+                is_there = f"is {list(found[name])}" if name in found else "is missing"
+                raise CheckpointError(f"{checkpoint.weights_file}: {name} {is_there}, and should be {list(shape)}")
+    strange = [name for name in found if name.startswith("heads.") and name.split(".")[1] not in checkpoint.head_slices]
+    if strange:
+        raise CheckpointError(f"{checkpoint.weights_file}: tensors unexpected: {', '.join(strange)}")
 
 
 def find_encoder(read: Keys) -> Encoder:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.initialization import no_init_weights
 
-from classifiers.checkpoint import Encoder, check_encoder
+from classifiers.checkpoint import CheckpointError, Encoder, check_encoder
 from classifiers.encoder import fill
 from classifiers.packing import Packed
 
@@ -36,9 +39,29 @@ def load_library_encoder(encoder: Encoder) -> nn.Module:
     Raises CheckpointError: its weights are missing or another file than expected.
     """
     check_encoder(encoder)
-    config = AutoConfig.from_pretrained(encoder.folder, local_files_only=True)
-    # Every value is filled in from the file below, so drawing random ones first would only cost seconds.
-    with no_init_weights():
+    return load_module(encoder.folder, encoder.weights_file)
+
+
+def load_module(folder: Path, weights_file: Path) -> nn.Module:
+    """The encoder that `folder`'s config.json describes, without a pooler, filled from `weights_file`.
+
+    Raises CheckpointError: the library knows no such encoder, or a tensor is missing or of the wrong shape.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        # Every value is filled in from the file below, so drawing random ones first would only cost seconds.
+        with no_init_weights():
+            module: nn.Module = _without_pooler(config)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{folder / 'config.json'}: transformers makes no encoder of it ({reason})") from None
+    fill(module, weights_file)
+    return module
+
+
+def _without_pooler(config: Any) -> nn.Module:
+    try:
         module: nn.Module = AutoModel.from_config(config, add_pooling_layer=False)
-    fill(module, encoder.weights_file)
+    except TypeError:  # an encoder that has none to leave out
+        module = AutoModel.from_config(config)
     return module

@@ -66,7 +66,10 @@ def load_network(checkpoint: Checkpoint, device: str = "cpu", dtype: torch.dtype
     Raises CheckpointError: a tensor is missing, unexpected or of the wrong shape, or the encoder is another file than
     the one that the adapters were trained for.
     """
-    encoder = _nvidia_encoder(checkpoint) if checkpoint.kind == "nvidia" else _softmax_encoder(checkpoint)
+    if checkpoint.is_own:
+        encoder = _own_encoder(checkpoint)
+    else:
+        encoder = _nvidia_encoder(checkpoint) if checkpoint.kind == "nvidia" else _softmax_encoder(checkpoint)
     network = PromptClassifier(serving_encoder(encoder, device, dtype), checkpoint.logits_size)
     _fill_heads(network, checkpoint)
     network.heads.to(device)
@@ -129,6 +132,16 @@ def _deberta(sizes: nvidia.Sizes) -> EncoderConfig:
     )
 
 
+def _own_encoder(checkpoint: Checkpoint) -> nn.Module:
+    config = read_bert_config(checkpoint.folder)
+    if config is None:
+        module: nn.Module = library().load_module(checkpoint.folder, checkpoint.weights_file)
+        return module
+    held = hold_bert(config)
+    fill(held, checkpoint.weights_file)
+    return held
+
+
 def _softmax_encoder(checkpoint: Checkpoint) -> nn.Module:
     assert checkpoint.encoder is not None  # the other kind holds its own
     encoder = load_encoder(checkpoint.encoder)
@@ -153,5 +166,11 @@ def _fill_heads(network: PromptClassifier, checkpoint: Checkpoint) -> None:
         names = [f"heads.{head.name}" for head in checkpoint.heads]
         weights, biases = zip(*((f"{name}.weight", f"{name}.bias") for name in names), strict=True)
     with safe_open(checkpoint.weights_file, framework="pt") as tensors, torch.no_grad():
-        network.heads.weight.copy_(torch.cat([tensors.get_tensor(name) for name in weights]))
+        weight = torch.cat([tensors.get_tensor(name) for name in weights])
+        if weight.shape != network.heads.weight.shape:
+            raise CheckpointError(
+                f"{checkpoint.weights_file}: the heads read {weight.shape[1]} numbers, "
+                f"and the encoder gives {network.heads.in_features}"
+            )
+        network.heads.weight.copy_(weight)
         network.heads.bias.copy_(torch.cat([tensors.get_tensor(name) for name in biases]))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from classifiers.checkpoint import Checkpoint, CheckpointError, checkpoint_digest
+from classifiers.checkpoint import Checkpoint, CheckpointError, checkpoint_digest, require_task_and_complexity
 from classifiers.decision import decide_complexity, decide_task, one_hot
 from classifiers.network import load_network
 from classifiers.rows import slices
@@ -39,6 +39,7 @@ class PromptClassification:
 
         Raises CheckpointError: the checkpoint's files do not fit together.
         """
+        require_task_and_complexity(checkpoint)
         self._checkpoint = checkpoint
         self._few_shot_scale = few_shot_scale
         self._tokenizer = PromptTokenizer(checkpoint)

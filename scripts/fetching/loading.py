@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from classifiers.checkpoint import load_checkpoint
+from classifiers.checkpoint import load_checkpoint, require_task_and_complexity
 from classifiers.tokenizer import PromptTokenizer
 
 
 def load_nvidia(folder: Path) -> None:
-    PromptTokenizer(load_checkpoint(folder))
+    checkpoint = load_checkpoint(folder)
+    require_task_and_complexity(checkpoint)
+    PromptTokenizer(checkpoint)
 
 
 def load_mf(folder: Path) -> None:
