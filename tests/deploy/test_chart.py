@@ -562,6 +562,7 @@ def test_helm_tests_are_programs(name: str) -> None:
         assert int(host[2]) in {port["port"] for port in service["spec"]["ports"]}
 
 
+@pytest.mark.rare
 def test_helm_tests_tell_a_working_release_from_a_broken_one(
     triton: Triton, start_gateway: StartGateway, tmp_path: Path
 ) -> None:

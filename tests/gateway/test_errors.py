@@ -119,6 +119,7 @@ def test_odd_prompts_are_routed(gateway: Gateway, messages: list[Any], reason: s
     assert answer.json()["model"]
 
 
+@pytest.mark.rare
 def test_a_megabyte_is_answered_and_said_to_be_cut(gateway: Gateway) -> None:
     """A prompt past the bound is judged by head and tail, goes upstream whole, and the cut is reported."""
     text = "Summarise this. " + "A sentence about nothing much. " * 33_000

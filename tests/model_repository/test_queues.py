@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from gateway.decision import TritonClient
 from gateway.errors import DecisionFailed
@@ -56,6 +57,7 @@ async def _ask_all(target: str, prompts: list[str], seconds: float) -> Counter[s
         await client.close()
 
 
+@pytest.mark.rare
 def test_an_overloaded_network_recovers(triton: Triton) -> None:
     """Of more requests than the network can answer in time, each is decided or given up at its deadline; what they left
     in the queue is worked off, and the next one is answered."""

@@ -109,6 +109,7 @@ def test_all_four_are_served(tmp_path: Path) -> None:
             triton.stop()
 
 
+@pytest.mark.rare
 def test_a_broken_checkpoint_ends_the_start(tmp_path: Path) -> None:
     """Truncated weights end the start with a line that names the file."""
     bert = write_bert(tmp_path / "bert")

@@ -29,7 +29,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[
     return code, json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_what_is_served_has_passed(capsys: pytest.CaptureFixture[str], precision: str) -> None:
     """The embedded network may be served in both reduced precisions: a thousand prompts keep their decisions."""

@@ -592,7 +592,7 @@ def test_routellms_routers_are_fetched_checked_and_put_into_service(command: Com
     assert command(routellm.model.name, "--check").returncode == 0
 
 
-@pytest.mark.parametrize("routellm", [pytest.param("bert", marks=pytest.mark.slow), "sw_ranking"], indirect=True)
+@pytest.mark.parametrize("routellm", [pytest.param("bert", marks=pytest.mark.rare), "sw_ranking"], indirect=True)
 def test_a_branch_stays_at_the_commit_that_it_was_first_fetched_at(command: Command, routellm: Published) -> None:
     """Every file is of the commit that the hub names, which is recorded and said; so is one that is fetched later."""
     command.environment["HF_ENDPOINT"] = routellm.hub.address

@@ -351,6 +351,7 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         assert done.stderr.startswith(f"error: {tmp_path}/state is in use by another")
 
 
+@pytest.mark.rare
 def test_two_models_and_the_router(tmp_path: Path) -> None:
     """On mockers, `auto` is answered by the model on its side of the threshold; a dead router ends it all."""
     http_port = free_port()

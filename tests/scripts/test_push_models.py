@@ -401,7 +401,7 @@ def test_compare_outside_limits(two: Two, tmp_path: Path) -> None:
     assert report["uploaded"] == 0 and set(two.served("compared")) == {"toy:2:bbb"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.rare)])
 def test_interrupted_push(two: Two, tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, or a terminal that goes away, while a replica loads waits for that load and takes the version back."""
     two.toy("slow")
@@ -780,10 +780,10 @@ _NO_ROW = 'Tensor("checkpoint", np.empty((0, 1), dtype=object))'
 _NO_CHECKPOINT = 'Tensor("task_scores", np.zeros((1, 2), np.float32))'
 
 
-_SLOW = [pytest.param(answer, marks=pytest.mark.slow) for answer in (_NO_ROW, _NO_CHECKPOINT)]
+_RARE = [pytest.param(answer, marks=pytest.mark.rare) for answer in (_NO_ROW, _NO_CHECKPOINT)]
 
 
-@pytest.mark.parametrize("answer", [_NO_TEXT, *_SLOW])
+@pytest.mark.parametrize("answer", [_NO_TEXT, *_RARE])
 def test_answers_that_are_none_are_taken_back(two: Two, tmp_path: Path, answer: str) -> None:
     """A version that gives a `checkpoint` which is no text, or no row, or none, goes from all replicas."""
     two.toy("garbled")
@@ -796,7 +796,7 @@ def test_answers_that_are_none_are_taken_back(two: Two, tmp_path: Path, answer: 
     assert set(two.served("garbled")) == {"toy:1:aaa"} and snapshot(two.repository) == before
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_nobody_reads_what_is_said(two: Two, tmp_path: Path) -> None:
     """A push whose stderr nobody reads any more goes to its end, and is taken back when it has to be."""
     two.toy("unheard")
@@ -863,7 +863,7 @@ def test_started_while_a_bad_version_was_there(two: Two, tmp_path: Path, is_know
     assert set(two.served(model)) == {"toy:1:aaa"} and not (two.repository / model / "2").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_failed_rollback_is_undone(two: Two, tmp_path: Path) -> None:
     """When one Triton can't load the version below, all answer with the higher one again, also one that started
     meanwhile."""
@@ -884,7 +884,7 @@ def test_failed_rollback_is_undone(two: Two, tmp_path: Path) -> None:
     assert set(two.served("upright")) == {"toy:2:bbb"} and snapshot(two.repository) == before
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_model_that_nobody_serves_after_a_killed_push(two: Two, tmp_path: Path) -> None:
     """A Triton that has the model and none of its versions loads it again when a killed push is seen to."""
     two.toy("bereft")
@@ -901,7 +901,7 @@ def test_model_that_nobody_serves_after_a_killed_push(two: Two, tmp_path: Path) 
     assert set(two.served("bereft")) == {"toy:1:aaa"} and not (two.repository / "bereft" / "2").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_killed_push_over_a_version_that_never_loaded(two: Two, tmp_path: Path) -> None:
     """As of a router whose weights are missing: what the push left is taken out, and later ones go on."""
     write_toy(two.repository, "barren", initialize="raise ValueError('no weights')")
@@ -918,7 +918,7 @@ def test_killed_push_over_a_version_that_never_loaded(two: Two, tmp_path: Path) 
         assert "has one version" in report["error"] and not (two.repository / "barren" / "2").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_killed_comparison(two: Two, tmp_path: Path) -> None:
     """What a comparison that was killed left is removed by the next push; a folder of somebody else's that is called as
     if it were one stays."""
@@ -1276,7 +1276,7 @@ def test_wrong_arguments(arguments: list[str], complaint: str, capsys: pytest.Ca
     assert ended.value.code == 2 and complaint in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_nothing_is_left(two: Two, tmp_path: Path) -> None:
     """After a push, one that failed and a comparison, no candidate, no half-made model and no journal is there."""
     two.toy("tidy")

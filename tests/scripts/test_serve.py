@@ -55,6 +55,7 @@ def _triton_pid(folder: Path) -> int:
     return pid
 
 
+@pytest.mark.rare
 def test_serve_heals_a_dead_stub_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     """One command reaches `ready` and prints a request that works; a dead stub is healed; Ctrl-C ends it all."""
     with _serving(tmp_path) as (process, url):
