@@ -2,6 +2,7 @@
 
 import math
 import struct
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]
 from google.protobuf.message import Message  # type: ignore[import-untyped]
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from gateway.config import ROUTELLM_MODELS
 from gateway.errors import DecisionFailed, DecisionPaused, DecisionTimeout, ModelNotServed, TritonUnavailable
@@ -34,7 +35,12 @@ _CHANNEL_ARGUMENTS = [
     ("grpc.keepalive_timeout_ms", 5_000),
 ]
 _NOT_READY = "is not ready"
+_MODEL_CHANGED = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)
+"""What may mean that the model is not what was learnt of it: it lacks an output, is gone, or so is its Triton."""
 _MOST_LABELS = 4096  # asked of a model that is not ours; Triton answers with as many as it has
+_ROUNDING = 1e-3  # of probabilities in reduced precision, or in six decimals, in their sum
+_BESIDE = {"tokens": ("INT32", 2), "checkpoint": ("BYTES", 1)}
+"""Outputs that a model may have beside OUTPUT, with the type and the length of a row that make them what we mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +58,20 @@ class Decision:
     """`name:version:digest` of the network that answered."""
     win_rate: float | None = None
     """RouteLLM's: how likely the strong model's answer beats the weak one's; label and scores are empty then."""
+    language: str | None = None
+    """Of the prompt; told only where the policy has a snapshot to compare it with."""
+
+    @property
+    def confidence(self) -> float | None:
+        """The highest score when the scores are probabilities, as those of a one-hot answer are; else None."""
+        are_probabilities = all(score >= 0 for score in self.scores) and abs(sum(self.scores) - 1) <= _ROUNDING
+        return max(self.scores) if are_probabilities else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
     """What is asked of which model. Ours answer by name, tasks and complexities through `router_ensemble`; others by
-    their `OUTPUT`."""
+    their `OUTPUT`, and what they have beside it."""
 
     message: Message = field(repr=False)
     kind: str | None = None
@@ -65,15 +79,23 @@ class _Question:
 
 
 @cache
-def _question(triton_model: str) -> _Question:
+def _question_of_ours(triton_model: str) -> _Question | None:
+    """None for a model that is not ours."""
     if triton_model in ROUTELLM_MODELS:
         return _Question(question(triton_model, ("strong_win_rate", "tokens", "checkpoint")), "routellm")
     labels = known_labels(triton_model)
     if labels is None:
-        return _Question(question(triton_model, ("OUTPUT",), _MOST_LABELS))
+        return None
     kind = triton_model.removesuffix("_router_ensemble")
     outputs = (f"{kind}_label", f"{kind}_scores", "tokens", "checkpoint")
     return _Question(question("router_ensemble", outputs), kind, labels)
+
+
+def _question_of(metadata: Message) -> _Question:
+    """What a model that is not ours is asked, by what Triton says of it."""
+    there = {output.name: (output.datatype, output.shape[-1]) for output in metadata.outputs if output.shape}
+    beside = [name for name, kind in _BESIDE.items() if there.get(name) == kind]
+    return _Question(question(metadata.name, ("OUTPUT", *beside), {"OUTPUT": _MOST_LABELS}))
 
 
 class TritonClient:
@@ -86,7 +108,8 @@ class TritonClient:
         else:
             authorities = grpc.ssl_channel_credentials(ca_file.read_bytes())
             self._channel = grpc.aio.secure_channel(target, authorities, _CHANNEL_ARGUMENTS)
-        self._infer = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
+        self._triton = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._learnt: dict[str, _Question] = {}
         self._patience: defaultdict[tuple[str, float], Patience] = defaultdict(Patience)
 
     async def close(self) -> None:
@@ -113,15 +136,26 @@ class TritonClient:
         return decision
 
     async def _ask(self, triton_model: str, text: str, seconds: float) -> Decision:
-        question = _question(triton_model)
+        end = time.monotonic() + seconds
         try:
-            answer = await self._infer(asked(question.message, text, seconds), timeout=seconds)
+            question = _question_of_ours(triton_model) or await self._learn(triton_model, seconds)
+            left = max(end - time.monotonic(), 0.0)
+            answer = await self._triton.ModelInfer(asked(question.message, text, left), timeout=left)
         except grpc.RpcError as error:
+            if error.code() in _MODEL_CHANGED:
+                self._learnt.pop(triton_model, None)
             raise _failure(error) from error
         try:
             return _read(question, outputs_of(answer))
         except (KeyError, ValueError, struct.error) as error:
             raise DecisionFailed(f"the model's answer cannot be read: {error!r}") from error
+
+    async def _learn(self, triton_model: str, seconds: float) -> _Question:
+        """What to ask of a model that is not ours; Triton says it once."""
+        if triton_model not in self._learnt:
+            request = service_pb2.ModelMetadataRequest(name=triton_model)
+            self._learnt[triton_model] = _question_of(await self._triton.ModelMetadata(request, timeout=seconds))
+        return self._learnt[triton_model]
 
 
 def _read(question: _Question, outputs: Mapping[str, bytes]) -> Decision:
@@ -129,11 +163,12 @@ def _read(question: _Question, outputs: Mapping[str, bytes]) -> Decision:
 
     Raises DecisionFailed for numbers that say nothing; KeyError, ValueError or struct.error for other outputs.
     """
-    if question.kind is None:
-        return _read_classes(strings(outputs["OUTPUT"]))
     # Below 0 they were not counted: an embeddings endpoint keeps that to itself.
-    read, in_prompt = (count if count >= 0 else None for count in integers(outputs["tokens"]))
-    (checkpoint,) = strings(outputs["checkpoint"])
+    tokens = integers(outputs["tokens"]) if "tokens" in outputs else (-1, -1)
+    read, in_prompt = (count if count >= 0 else None for count in tokens)
+    (checkpoint,) = strings(outputs["checkpoint"]) if "checkpoint" in outputs else (None,)
+    if question.kind is None:
+        return _read_classes(strings(outputs["OUTPUT"]), read, in_prompt, checkpoint)
     if question.kind == "routellm":
         (win_rate,) = floats(outputs["strong_win_rate"])
         return _read_win_rate(win_rate, read, in_prompt, checkpoint)
@@ -156,13 +191,13 @@ def _failure(error: grpc.RpcError) -> DecisionFailed:
             return DecisionFailed(message)
 
 
-def _read_win_rate(win_rate: float, read: int | None, in_prompt: int | None, checkpoint: str) -> Decision:
+def _read_win_rate(win_rate: float, read: int | None, in_prompt: int | None, checkpoint: str | None) -> Decision:
     if not 0 <= win_rate <= 1:  # a NaN, too
         raise DecisionFailed("the win rate is not between 0 and 1")
     return Decision("", (), (), read, in_prompt, checkpoint, win_rate)
 
 
-def _read_classes(rows: Sequence[str]) -> Decision:
+def _read_classes(rows: Sequence[str], read: int | None, in_prompt: int | None, checkpoint: str | None) -> Decision:
     """A Decision out of Triton's classification strings, `value:index` or `value:index:label`, best first.
 
     Raises DecisionFailed when they are none.
@@ -178,4 +213,4 @@ def _read_classes(rows: Sequence[str]) -> Decision:
         raise DecisionFailed(f"the model's OUTPUT is no list of classes: {error}") from error
     if not all(map(math.isfinite, scores)):
         raise DecisionFailed("the model's OUTPUT is not finite")
-    return Decision(labels[best] or str(best), tuple(labels), tuple(scores))
+    return Decision(labels[best] or str(best), tuple(labels), tuple(scores), read, in_prompt, checkpoint)

@@ -4,25 +4,27 @@ Without numpy, which costs more than these few numbers do.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from tritonclient.grpc import service_pb2
 
 _LENGTH = struct.Struct("<I")
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
-def question(model: str, outputs: Sequence[str], class_count: int = 0) -> Message:
+def question(model: str, outputs: Sequence[str], class_counts: Mapping[str, int] = _NONE) -> Message:
     """A request of `model` for `outputs` that lacks only its one prompt, INPUT BYTES [1, 1].
 
-    With a `class_count` outputs come as that many of Triton's classification strings.
+    Those with a class count come as that many of Triton's classification strings.
     """
     request = service_pb2.ModelInferRequest(model_name=model)
     request.inputs.add(name="INPUT", datatype="BYTES", shape=[1, 1])
     for name in outputs:
         output = request.outputs.add(name=name)
-        if class_count:
-            output.parameters["classification"].int64_param = class_count
+        if name in class_counts:
+            output.parameters["classification"].int64_param = class_counts[name]
     return request
 
 

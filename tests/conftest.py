@@ -13,7 +13,7 @@ from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import Process, free_port, free_ports, wait_until
 from scripts.local.triton import ENSEMBLES, Triton
 from tests.gateway.client import Gateway
-from tests.repository import repository_with_renamed_ensemble
+from tests.repository import repository_with_foreign_ensembles
 
 ROOT = Path(__file__).parents[1]
 DEFAULT_CONFIG = ROOT / "deploy" / "router-config-dynamo.yaml"
@@ -35,8 +35,8 @@ def anyio_backend() -> str:
 def triton_and_dynamo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Triton, DemoDynamo]]:
     """Both at once: each takes its time to start."""
     folder = tmp_path_factory.mktemp("local")
-    repository = repository_with_renamed_ensemble(folder / "model_repository")
-    triton = Triton(free_ports(3), folder / "triton", repository, (*ENSEMBLES, "renamed_ensemble"))
+    repository = repository_with_foreign_ensembles(folder / "model_repository")
+    triton = Triton(free_ports(3), folder / "triton", repository, (*ENSEMBLES, "renamed_ensemble", "scored_ensemble"))
     dynamo = DemoDynamo(free_port(), MODELS, folder / "dynamo")
     with ExitStack() as stack:
         stack.callback(triton.stop)
@@ -50,7 +50,7 @@ def triton_and_dynamo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 
 @pytest.fixture(scope="session")
 def triton(triton_and_dynamo: tuple[Triton, DemoDynamo]) -> Triton:
-    """The ensembles of this checkout, and `renamed_ensemble`, which the gateway does not know."""
+    """The ensembles of this checkout, and two that the gateway does not know (tests.repository)."""
     return triton_and_dynamo[0]
 
 
