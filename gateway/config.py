@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import yaml
@@ -26,6 +26,7 @@ from gateway.files import fingerprint
 from gateway.labels import known_labels
 from gateway.prompt import Rule
 from gateway.tls import upstream_context
+from gateway.traffic import Snapshot, SnapshotError, language_of, load_snapshot
 
 _T = TypeVar("_T")
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
@@ -121,6 +122,18 @@ def _names(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+_Price = Annotated[float, BeforeValidator(_number), Field(ge=0, allow_inf_nan=False)]
+
+
+class Cost(BaseModel):
+    """What a model's tokens cost, in any currency, if it is the same one throughout."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: _Price = Field(description="a million tokens of prompts")
+    output: _Price = Field(description="a million tokens of answers")
+
+
 class Upstream(BaseModel):
     """A model, and where it is served."""
 
@@ -147,6 +160,15 @@ class Upstream(BaseModel):
         description="tokens that the model can hold, prompt and answer together: a request that is too long for it "
         "goes to the first fallback that has room",
     )
+    cost: Cost | None = Field(
+        default=None,
+        description="what a million tokens cost, as in `{input: 0.5, output: 1.5}`: of prompts, and of answers; "
+        "estimates use it, and nothing is routed by it",
+    )
+
+    def beside(self, model: str) -> Self:
+        """Another model that is served where this one is. How long it may be asked, and what it costs, nobody said."""
+        return self.model_copy(update={"model": model, "context_length": None, "cost": None})
 
 
 class Llm(Upstream):
@@ -167,6 +189,11 @@ class BasePolicy(BaseModel):
         "or `conversation`",
     )
     timeout_ms: int = Field(default=1000, ge=1, le=60_000, description="how long a decision may take, in milliseconds")
+    snapshot: Path | None = Field(
+        default=None,
+        description="a calibration snapshot, by its path from this file's folder: `/metrics` then shows the traffic "
+        "beside it",
+    )
 
     @property
     @abstractmethod
@@ -178,10 +205,12 @@ class BasePolicy(BaseModel):
 
         A fallback is one of the policy's by its name, else by its model, else a model served where `upstream` is.
         """
+        if not upstream.fallbacks:
+            return (upstream,)
         by_name = {each.model: each for each in self.upstreams.values()} | dict(self.upstreams)
         found = {(upstream.api_base, upstream.model): upstream}
         for name in upstream.fallbacks:
-            other = by_name.get(name) or upstream.model_copy(update={"model": name, "context_length": None})
+            other = by_name.get(name) or upstream.beside(name)
             found.setdefault((other.api_base, other.model), other)
         return tuple(found.values())
 
@@ -200,6 +229,19 @@ class Policy(BasePolicy):
         description="the llm that answers when there is no decision, or none for its label; "
         "by default the one for `Unknown` or `No-Label-Reason`, else the first",
     )
+    min_confidence: Annotated[float | None, BeforeValidator(_number)] = Field(
+        default=None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="with a likeliest label less probable than this the policy abstains, and `on_abstain` answers",
+    )
+    on_abstain: str | None = Field(
+        default=None,
+        pattern=r"\S",
+        description="what answers then: an llm's name, or another model's, served where the fallback is; "
+        "by default the fallback",
+    )
 
     @property
     def triton_model(self) -> str:
@@ -216,7 +258,8 @@ class Policy(BasePolicy):
     @property
     def upstreams(self) -> Mapping[str, Upstream]:
         """Every model that may answer, by the name under which a request may ask for it."""
-        return {llm.name: llm for llm in self.llms}
+        by_name = {llm.name: llm for llm in self.llms}
+        return by_name if self.on_abstain is None else {self.on_abstain: self.abstention_llm} | by_name
 
     @property
     def fallback_llm(self) -> Llm:
@@ -225,18 +268,27 @@ class Policy(BasePolicy):
         names = [self.fallback] if self.fallback else _UNCLASSIFIED
         return next((by_name[name] for name in names if name in by_name), self.llms[0])
 
+    @property
+    def abstention_llm(self) -> Llm:
+        """The llm that answers when the decision is not confident enough."""
+        if self.on_abstain is None:
+            return self.fallback_llm
+        by_name = {llm.model: llm for llm in self.llms} | {llm.name: llm for llm in self.llms}
+        return by_name.get(self.on_abstain) or self.fallback_llm.beside(self.on_abstain)
+
     def llms_by_label(self, labels: tuple[str, ...]) -> dict[str, Llm]:
         """The llm of each label of the Triton model.
 
         By name when every llm's name is a label; by position, as the blueprint does, when none is and the numbers
         agree. Raises ValueError, naming the llm, for anything between.
         """
-        named = [llm for llm in self.llms if llm.name in labels]
+        known = frozenset(labels)
+        named = [llm for llm in self.llms if llm.name in known]
         if len(named) == len(self.llms):
             return {llm.name: llm for llm in self.llms}
         if not named and len(self.llms) == len(labels):
             return dict(zip(labels, self.llms, strict=True))
-        stranger = next(llm for llm in self.llms if llm.name not in labels)
+        stranger = next(llm for llm in self.llms if llm.name not in known)
         raise ValueError(f"llm {stranger.name!r} is no label of model {self.triton_model!r} ({', '.join(labels)})")
 
 
@@ -289,7 +341,7 @@ class RouteLLMPolicy(BasePolicy):
         """The model that answers when there is no decision."""
         by_name = {self.weak.model: self.weak, self.strong.model: self.strong, "strong": self.strong, "weak": self.weak}
         named = by_name.get(self.fallback)
-        return named or self.strong.model_copy(update={"model": self.fallback})
+        return named or self.strong.beside(self.fallback)
 
 
 def _kind(value: Any) -> str | None:
@@ -354,7 +406,9 @@ class Config:
     warnings: tuple[str, ...]
     settings: Settings = Settings()
     files: Mapping[Path, bytes] = field(default_factory=dict)
-    """What it was read from, key files too, with their fingerprints."""
+    """What it was read from, key files and snapshots too, with their fingerprints."""
+    snapshots: Mapping[str, Snapshot] = field(default_factory=dict)
+    """What the traffic of a policy is compared with, by the policy's name."""
     upstream_ca_file: Path | None = None
     """`UPSTREAM_CA_FILE`: authorities that upstreams' certificates may come from, besides the system's."""
     triton_ca_file: Path | None = None
@@ -414,6 +468,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         faults += [fault for place, fault in map(_fault, details) if place not in emptied]
         raise ConfigError([f"{path}: {fault}" for fault in faults]) from None
     faults += _check_names(file)
+    snapshots = _load_snapshots(file, path.parent, files, faults)
     for index, policy in enumerate(file.policies):
         if isinstance(policy, RouteLLMPolicy):
             _check_routellm(policy, f"policies[{index}]", faults, warnings)
@@ -433,6 +488,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         triton_grpc_url=triton_grpc_url,
         settings=file.gateway,
         files=files,
+        snapshots=snapshots,
         upstream_ca_file=upstream_ca_file,
         triton_ca_file=triton_ca_file,
         warnings=tuple(f"{path}: {warning}" for warning in dict.fromkeys(warnings)),
@@ -569,6 +625,23 @@ def _fault(detail: Any) -> tuple[str, str]:
     return place, f"{place}: {message}" if place else message
 
 
+def _load_snapshots(file: File, folder: Path, files: dict[Path, bytes], faults: list[str]) -> dict[str, Snapshot]:
+    """The snapshot of each policy that has one, by the policy's name; notes their files."""
+    snapshots = {}
+    for index, policy in enumerate(file.policies):
+        if policy.snapshot is None:
+            continue
+        path = folder / policy.snapshot
+        files[path] = fingerprint(path)
+        try:
+            snapshots[policy.name] = load_snapshot(path)
+        except SnapshotError as error:
+            faults += [f"policies[{index}].snapshot: {fault}" for fault in error.faults]
+    if snapshots:
+        language_of("")  # what tells languages is loaded now, and not while a request waits
+    return snapshots
+
+
 def _check_names(file: File) -> list[str]:
     faults = []
     names = [policy.name for policy in file.policies]
@@ -601,6 +674,8 @@ def _check_llms(policy: Policy, place: str, faults: list[str], warnings: list[st
         warnings += [f"{place}.llms[{index}].{key}: unknown key, ignored" for key in llm.model_extra or ()]
     if policy.fallback and policy.fallback not in names:
         faults.append(f"{place}.fallback: policy {policy.name!r} has no llm {policy.fallback!r}")
+    if policy.on_abstain and policy.min_confidence is None:
+        faults.append(f"{place}.on_abstain: policy {policy.name!r} never abstains; expected a min_confidence, too")
     if policy.triton_model in ROUTELLM_MODELS:
         faults.append(f"{place}.url: {policy.triton_model} answers with a win rate; expected 'type: routellm'")
     labels = known_labels(policy.triton_model)

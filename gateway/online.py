@@ -1,9 +1,10 @@
 """`check --online`: whether Triton and the upstreams have what the configuration names."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway.config import Config, Policy, RouteLLMPolicy
+from gateway.decision import Decision
 from gateway.errors import DecisionFailed
 from gateway.models import refresh
 from gateway.policy import all_targets
@@ -23,23 +24,39 @@ class Found:
 async def look_online(config: Config) -> Found:
     """Asks every Triton and every upstream of `config`."""
     async with open_state(config) as state:
-        faults = [fault for policy in config.policies.values() async for fault in _policy_faults(state, policy)]
+        found = [await _look_at(state, policy) for policy in config.policies.values()]
         await refresh(state)
-        return Found(faults + _upstream_faults(state), _upstream_warnings(state))
+        faults = [fault for each in found for fault in each.faults]
+        warnings = [warning for each in found for warning in each.warnings]
+        return Found(faults + _upstream_faults(state), warnings + _upstream_warnings(state))
 
 
-async def _policy_faults(state: State, policy: Policy | RouteLLMPolicy) -> AsyncIterator[str]:
+async def _look_at(state: State, policy: Policy | RouteLLMPolicy) -> Found:
     place = f"policy {policy.name!r}: {policy.triton_model} at {state.config.triton_target(policy)}"
     try:
         decision = await state.triton_of(policy).decide(policy.triton_model, "ping", _SECONDS)
     except DecisionFailed as failure:
-        yield f"{place}: no decision ({failure.reason}): {failure}"
-        return
-    if isinstance(policy, Policy) and any(decision.labels):
+        return Found([f"{place}: no decision ({failure.reason}): {failure}"], [])
+    if isinstance(policy, RouteLLMPolicy):
+        return Found([], [])
+    warnings = _confidence_warnings(policy, decision)
+    return Found([f"{place}: {each}" for each in misfits(policy, decision)], [f"{place}: {each}" for each in warnings])
+
+
+def misfits(policy: Policy, decision: Decision) -> Iterator[str]:
+    """What a policy expects of its model, and a decision does not have."""
+    if policy.min_confidence is not None and decision.confidence is None:
+        yield "its scores are no probabilities, which a min_confidence needs"
+    if any(decision.labels):
         try:
             policy.llms_by_label(decision.labels)
         except ValueError as error:
-            yield f"{place}: {error}"
+            yield str(error)
+
+
+def _confidence_warnings(policy: Policy, decision: Decision) -> Iterator[str]:
+    if policy.min_confidence is not None and sorted(decision.scores)[-2:] == [0.0, 1.0]:
+        yield "its answer is one-hot: if all are, a min_confidence never matters"
 
 
 def _upstream_faults(state: State) -> list[str]:

@@ -206,12 +206,14 @@ def _passthrough(model: str, config: Config) -> Target:
 
 
 def select(policy: Policy | RouteLLMPolicy, decision: Decision, threshold: float | None = None) -> Selection:
-    """The policy's llm for a decision, or its fallback when the label has none.
+    """The policy's llm for a decision, the one for unsure decisions, or its fallback when the label has none.
 
     `threshold` stands in for a RouteLLM policy's own: the request's, or the one that holds a share.
     """
     if isinstance(policy, RouteLLMPolicy):
         return _select_by_win_rate(policy, decision, policy.threshold if threshold is None else threshold)
+    if _is_unsure(policy, decision):
+        return Selection(_targets(policy, policy.abstention_llm), "low_confidence", decision.label)
     try:
         llm = policy.llms_by_label(decision.labels).get(decision.label)
     except ValueError:  # only for labels that were not known when the configuration was read
@@ -219,6 +221,13 @@ def select(policy: Policy | RouteLLMPolicy, decision: Decision, threshold: float
     if llm is None:
         return Selection(_targets(policy, policy.fallback_llm), "no_llm_for_label", decision.label)
     return Selection(_targets(policy, llm), "decided", decision.label)
+
+
+def _is_unsure(policy: Policy, decision: Decision) -> bool:
+    """Whether the policy abstains. Scores that are no probabilities say nothing of it."""
+    if policy.min_confidence is None or decision.confidence is None:
+        return False
+    return decision.confidence < policy.min_confidence
 
 
 def _select_by_win_rate(policy: RouteLLMPolicy, decision: Decision, threshold: float) -> Selection:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from gateway.cli import main
-from gateway.config import Config, ConfigError, Policy, RouteLLMPolicy, load_config
+from gateway.config import Config, ConfigError, Cost, Policy, RouteLLMPolicy, load_config
 from gateway.labels import known_labels
 
 ROOT = Path(__file__).parents[2]
@@ -402,6 +402,71 @@ def test_faults_of_targets_and_bounds(tmp_path: Path, old: str, new: str, fault:
     """Fallbacks, key files and bounds that can't be are named by their place."""
     assert old in _FALLBACKS
     assert [found[: len(fault)] for found in _faults(tmp_path, _FALLBACKS.replace(old, new, 1))] == [fault]
+
+
+@pytest.mark.parametrize(
+    ("extra", "fault"),
+    [
+        ("on_abstain: Other,", "policies[0].on_abstain: policy 'p' never abstains; expected a min_confidence, too"),
+        ("min_confidence: 0.5, on_abstain: '',", "policies[0].on_abstain: String should match pattern"),
+        ("min_confidence: 1.5,", "policies[0].min_confidence: Input should be less than or equal to 1"),
+        ("min_confidence: true,", "policies[0].min_confidence: expected a number"),
+        ("min_confidence: .nan,", "policies[0].min_confidence: Input should be a finite number"),
+        ("snapshot: none.json,", "policies[0].snapshot: {folder}/none.json: cannot be read: No such file"),
+        ("snapshot: broken.json,", "policies[0].snapshot: {folder}/broken.json: label: expected shares that add to 1"),
+    ],
+)
+def test_faults_of_abstention_and_snapshots(tmp_path: Path, extra: str, fault: str) -> None:
+    """What can't be is named by its place, in a snapshot's file, too."""
+    (tmp_path / "broken.json").write_text(_SNAPSHOT.replace("0.75", "0.5"))
+    fault = fault.format(folder=tmp_path)
+    text = "policies:\n" + _policy("p", [("Chatbot", "m"), ("Other", "n")], extra=extra)
+    assert [found[: len(fault)] for found in _faults(tmp_path, text)] == [fault]
+
+
+def test_only_classification_policies_abstain(tmp_path: Path) -> None:
+    """A RouteLLM policy has its threshold for that: the keys are unknown in it."""
+    text = _FALLBACKS.replace("threshold: 0.5", "threshold: 0.5\n    min_confidence: 0.5")
+    assert _faults(tmp_path, text) == ["policies[1].min_confidence: unknown key"]
+
+
+@pytest.mark.parametrize(
+    ("cost", "fault"),
+    [
+        ("{input: -1, output: 1}", "input: Input should be greater than or equal to 0"),
+        ("{input: .inf, output: 1}", "input: Input should be a finite number"),
+        ("{input: true, output: 1}", "input: expected a number"),
+        ("{input: 1}", "output: missing"),
+        ("{input: 1, output: 1, cached: 0.1}", "cached: unknown key"),
+    ],
+)
+def test_faults_of_costs(tmp_path: Path, cost: str, fault: str) -> None:
+    """A cost has two prices, each 0 or more, for llms as for a strong and a weak model."""
+    text = _FALLBACKS.replace("model: small}\n", f"model: small, cost: {cost}}}\n")
+    assert _faults(tmp_path, text) == [f"policies[1].weak.cost.{fault}"]
+    text = _FALLBACKS.replace("model: small, fallbacks", f"model: small, cost: {cost}, fallbacks")
+    assert _faults(tmp_path, text) == [f"policies[0].llms[1].cost.{fault}"]
+
+
+_SNAPSHOT = """{
+  "checkpoint": null, "rows": 4, "label": {"Chatbot": 0.75, "Other": 0.25},
+  "confidence": {}, "length": {"1-16": 1}, "language": {"en": 1}
+}"""
+
+
+def test_costs_and_snapshots(tmp_path: Path) -> None:
+    """A cost may come from the environment; a snapshot is found beside the file, and is one to watch."""
+    (tmp_path / "snapshot.json").write_text(_SNAPSHOT)
+    extra = "snapshot: snapshot.json, min_confidence: '${LEAST:-0.5}',"
+    text = "policies:\n" + _policy("p", [("Chatbot", "m")], extra=extra)
+    config = _load(tmp_path, text.replace("model: m", "model: m, cost: {input: '${PRICE}', output: 2}"), PRICE="0.5")
+    policy = _policy_of(config)
+    assert policy.llms[0].cost == Cost(input=0.5, output=2)
+    assert policy.min_confidence == 0.5
+    assert config.snapshots["p"].label == {"Chatbot": 0.75, "Other": 0.25}
+    assert tmp_path / "snapshot.json" in config.files
+    shown = config.redacted()["policies"][0]
+    assert shown["snapshot"] == "snapshot.json" and shown["llms"][0]["cost"] == {"input": 0.5, "output": 2}
 
 
 def test_a_key_from_a_file(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
+from gateway.config import Policy
+from gateway.decision import Decision
+from gateway.online import misfits
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port
 from scripts.local.triton import Triton
-from tests.conftest import DEFAULT_CONFIG
+from tests.conftest import DEFAULT_CONFIG, MODELS
 from tests.gateway.scripted import scripted_upstream
 
 
@@ -46,6 +49,35 @@ policies:
     assert second.startswith("policy 'b': renamed_ensemble at ") and "llm 'y' is no label of" in second
     assert third == f"upstream {gone}: does not answer"
     assert fourth == f"upstream {dynamo.url}: does not list model 'nobody'"
+
+
+def test_a_confidence_that_never_comes(
+    environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, dynamo: DemoDynamo
+) -> None:
+    """A one-hot model's confidence says nothing: a policy that waits for a low one is warned; probabilities do."""
+    file = tmp_path / "config.yaml"
+    url = "http://x:8000/v2/models/{}/infer"
+    llms = f"llms: [{{name: Unknown, api_base: '{dynamo.url}', model: {MODELS[0]}}}]"
+    file.write_text(f"""
+policies:
+  - {{name: a, url: '{url.format("renamed_ensemble")}', min_confidence: 0.5, {llms}}}
+  - {{name: b, url: '{url.format("scored_ensemble")}', min_confidence: 0.5, {llms}}}
+""")
+    assert main(["check", "--online", str(file)]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "min_confidence" in line]
+    assert line.startswith(f"warning: {file}: policy 'a': renamed_ensemble at ") and "one-hot" in line
+
+
+@pytest.mark.parametrize(
+    ("scores", "faults"),
+    [((0.25, 0.75), []), ((2.5, 0.5), ["its scores are no probabilities, which a min_confidence needs"])],
+)
+def test_scores_that_are_no_probabilities(scores: tuple[float, ...], faults: list[str]) -> None:
+    """A policy that waits for a low confidence needs a model that gives probabilities."""
+    llm = {"name": "a", "api_base": "http://up:1", "model": "m"}
+    url = "http://x:8000/v2/models/m/infer"
+    policy = Policy.model_validate({"name": "p", "url": url, "llms": [llm], "min_confidence": 0.5})
+    assert list(misfits(policy, Decision("a", ("a", "b"), scores))) == faults
 
 
 def test_nothing_runs(environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

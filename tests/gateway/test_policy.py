@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from gateway.config import Config, Llm, Policy, RouteLLMPolicy
+from gateway.config import Config, Cost, Llm, Policy, RouteLLMPolicy
 from gateway.decision import Decision
 from gateway.errors import BadRequest, GatewayError, NotFound
-from gateway.policy import Target, fall_back, read_named_model, read_wish, select
+from gateway.policy import Target, all_targets, as_cached, fall_back, read_named_model, read_wish, select
 
 
 def _llm(name: str, model: str, base: str = "http://up:1", key: str = "") -> Llm:
@@ -140,6 +140,47 @@ def test_selection(policy: Policy, label: str, labels: tuple[str, ...], model: s
     """A label goes to its llm, and to the fallback when it has none."""
     selection = select(policy, _decision(label, labels))
     assert (selection.target.model, selection.reason, selection.label) == (model, reason, label)
+
+
+@pytest.mark.parametrize(
+    ("fields", "scores", "model", "reason"),
+    [
+        ({"min_confidence": 0.6}, (0.6, 0.4), "a", "decided"),
+        ({"min_confidence": 0.6}, (0.59, 0.41), "b", "low_confidence"),
+        ({"min_confidence": 0.6, "on_abstain": "card"}, (0.59, 0.41), "a", "low_confidence"),
+        ({"min_confidence": 0.6, "on_abstain": "a"}, (0.59, 0.41), "a", "low_confidence"),
+        ({"min_confidence": 0.6, "on_abstain": "third"}, (0.59, 0.41), "third", "low_confidence"),
+        ({"min_confidence": 0.6}, (5.0, 4.0), "a", "decided"),
+        ({}, (0.51, 0.49), "a", "decided"),
+    ],
+    ids=["sure", "fallback", "llm", "its model", "another model", "no probabilities", "never"],
+)
+def test_abstention(fields: dict[str, Any], scores: tuple[float, ...], model: str, reason: str) -> None:
+    """Below the policy's confidence `on_abstain` answers, else the fallback; the label stays the likeliest one."""
+    policy = _policy("p", list(_INTENT.llms), "intent_router_ensemble", fallback="loan", **fields)
+    selection = select(policy, Decision("card", ("card", "loan"), scores))
+    assert (selection.target.model, selection.reason, selection.label) == (model, reason, "card")
+    assert as_cached(selection).reason == ("cached" if reason == "decided" else reason)
+
+
+def test_abstention_without_an_llm_for_the_label() -> None:
+    """A policy that is not sure says so, whether the label that it leans to has an llm or not."""
+    policy = _policy("p", [_llm("card", "a")], "intent_router_ensemble", min_confidence=0.9, on_abstain="third")
+    assert select(policy, Decision("loan", ("card", "loan"), (0.4, 0.6))).reason == "low_confidence"
+
+
+def test_who_answers_when_unsure_is_one_of_the_policys_models() -> None:
+    """The model that abstention goes to has the fallback's place and key, but not its price, nor its length; it is
+    watched, and may be asked for, as any other."""
+    fallback = _llm("card", "a", key="k").model_copy(update={"context_length": 10, "cost": Cost(input=1, output=2)})
+    policy = _policy("p", [fallback], "intent_router_ensemble", min_confidence=0.9, on_abstain="third")
+    third = policy.abstention_llm
+    assert (third.context_length, third.cost) == (None, None)
+    config = Config(policy, {"p": policy}, None, None, ())
+    assert all_targets(config) == {Target("http://up:1", "a", "k"), Target("http://up:1", "third", "k")}
+    assert read_wish({"model": "third"}, config).target == Target("http://up:1", "third", "k")
+    manual = {"nim-llm-router": {"routing_strategy": "manual", "model": "third"}}
+    assert read_wish(manual, config).target == Target("http://up:1", "third", "k")
 
 
 def test_no_decision_means_the_fallback() -> None:
