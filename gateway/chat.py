@@ -30,6 +30,7 @@ from gateway.prompt import Rule, bounded, estimated_tokens, text_of_input, text_
 from gateway.share import HeldShare
 from gateway.state import State
 from gateway.targets import Eligibility
+from gateway.traffic import Seen, Snapshot, beside, language_of, seen
 
 _EMBEDDED_ROUTER = "routellm_mf"  # its weights are there: when it is not served, it soon will be
 MAX_BODY_BYTES = 32 * 1024 * 1024  # room for a few images inside the JSON
@@ -68,6 +69,8 @@ class Routed:
     """Whether Triton saw only the head and the tail of the prompt."""
     strong_share: float | None = None
     """Of a policy that holds it: the share of its last thousand decisions that were for the strong model."""
+    traffic: Seen | None = None
+    """Of a policy with a snapshot, decided as the policy has it: what is counted beside that."""
 
 
 def answering(endpoint: Endpoint) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -153,24 +156,43 @@ async def decide(
     assert policy is not None
     if not text.strip():
         return Routed(fall_back(policy, "empty_prompt"), policy)
-    seen = bounded(text)
+    judged = bounded(text)
+    cut = judged != text
     threshold = wish.threshold if held is None else held.threshold
+    snapshot = state.config.snapshots.get(policy.name) if wish.threshold is None else None
     triton = f"{state.config.triton_target(policy)}/{policy.triton_model}"
     memory = memory or Memory(DecisionCache(0, 1.0), "")
-    prompt = memory.hash_of(policy.name, triton, seen)
+    prompt = memory.hash_of(policy.name, triton, judged)
     if (remembered := memory.cache.get(prompt)) is not None:
-        return Routed(as_cached(select(policy, remembered, threshold)), policy, remembered, None, seen != text)
+        selection = as_cached(select(policy, remembered, threshold))
+        traffic = _traffic(snapshot, policy, selection, remembered, judged)
+        return Routed(selection, policy, remembered, None, cut, traffic=traffic)
     start = time.perf_counter()
     try:
-        decision = await state.triton_of(policy).decide(policy.triton_model, seen, policy.timeout_ms / 1000)
+        decision = await state.triton_of(policy).decide(policy.triton_model, judged, policy.timeout_ms / 1000)
     except DecisionFailed as failure:
         if wish.router_named and isinstance(failure, ModelNotServed) and policy.triton_model != _EMBEDDED_ROUTER:
             raise _not_served(policy.triton_model) from failure
-        return Routed(fall_back(policy, failure.reason), policy, None, time.perf_counter() - start, seen != text)
+        return Routed(fall_back(policy, failure.reason), policy, None, time.perf_counter() - start, cut)
     seconds = time.perf_counter() - start
     state.decided_once = True
+    if snapshot is not None:
+        decision = replace(decision, language=language_of(judged))
     memory.cache.put(prompt, triton, decision)
-    return Routed(select(policy, decision, threshold), policy, decision, seconds, seen != text)
+    selection = select(policy, decision, threshold)
+    traffic = _traffic(snapshot, policy, selection, decision, judged)
+    return Routed(selection, policy, decision, seconds, cut, traffic=traffic)
+
+
+def _traffic(
+    snapshot: Snapshot | None, policy: Policy | RouteLLMPolicy, selection: Selection, decision: Decision, text: str
+) -> Seen | None:
+    """What is counted beside the policy's snapshot, if it has one."""
+    if snapshot is None:
+        return None
+    language = decision.language or language_of(text)  # one that was remembered may be older than the snapshot
+    row = seen(selection.label or "", decision.confidence, decision.tokens_in_prompt, language)
+    return beside(snapshot, policy.upstreams, row)
 
 
 def _not_served(triton_model: str) -> NotFound:
@@ -210,6 +232,7 @@ def explanation(routed: Routed) -> dict[str, Any]:
         "reason": routed.selection.reason,
         "decision_ms": None if seconds is None else round(seconds * 1000, 1),
         "scores": dict(zip(decision.labels, decision.scores, strict=True)) if decision and decision.labels else None,
+        "confidence": decision and decision.confidence,
         "win_rate": decision and decision.win_rate,
         "threshold": routed.selection.threshold,
         "strong_share": routed.strong_share,

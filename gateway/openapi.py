@@ -33,7 +33,7 @@ _HEADERS = {
     "X-Chosen-Classifier": "the label; of a RouteLLM policy `strong` or `weak`",
     "x-routellm-routed-model": "the model that answers",
     "x-router-policy": "the policy that decided",
-    "x-router-reason": "`decided`, `manual`, `passthrough`, `cached`, or why a fallback answers",
+    "x-router-reason": "`decided`, `manual`, `passthrough`, `cached`, `low_confidence`, or why a fallback answers",
     "x-router-decision-ms": "how long Triton was asked, in milliseconds",
 }
 

@@ -1,7 +1,7 @@
 """What traffic looks like: shares of labels, confidences, lengths and languages. Pure, but for reading a snapshot."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -111,7 +111,7 @@ _Shares = Annotated[Mapping[str, _Share], AfterValidator(_shares)]
 class Snapshot(BaseModel):
     """What traffic looked like when a policy was made: for each feature the shares of its values, which add to 1.
 
-    A feature that the model does not give has none.
+    Confidence and length have none when the model does not say.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -123,12 +123,23 @@ class Snapshot(BaseModel):
     label: Annotated[_Shares, Field(min_length=1)]
     confidence: Annotated[_Shares, _only(CONFIDENCE)]
     length: Annotated[_Shares, _only(LENGTH)]
-    language: Annotated[_Shares, _only((*LANGUAGES, OTHER))]
+    language: Annotated[_Shares, _only((*LANGUAGES, OTHER)), Field(min_length=1)]
 
     def shares(self, feature: str) -> Mapping[str, float]:
         """Of one of FEATURES: the share of each value."""
         found: Mapping[str, float] = getattr(self, feature)
         return found
+
+
+def beside(snapshot: Snapshot, names: Collection[str], row: Seen) -> Seen:
+    """`row` as it is counted beside a snapshot: only features that this has, and labels only of this or of `names`."""
+    known = row.label in snapshot.label or row.label in names
+    return Seen(
+        row.label if known else OTHER,
+        row.confidence if snapshot.confidence else None,
+        row.length if snapshot.length else None,
+        row.language,
+    )
 
 
 def take_snapshot(rows: Iterable[Seen], checkpoint: str | None) -> Snapshot:

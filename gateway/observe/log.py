@@ -42,6 +42,7 @@ def fields_of(record: Record) -> dict[str, Any]:
             "decision_ms": _ms(routed.decision_seconds),
             "win_rate": decision.win_rate if decision else None,
             "threshold": routed.selection.threshold,
+            "confidence": decision.confidence if decision else None,
             "score": max(decision.scores, default=None) if decision else None,
             "tokens_read": decision.tokens_read if decision else None,
             "tokens_in_prompt": decision.tokens_in_prompt if decision else None,

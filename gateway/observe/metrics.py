@@ -12,6 +12,7 @@ from starlette.responses import Response
 from gateway.chat import Routed
 from gateway.config import RouteLLMPolicy
 from gateway.observe import shared
+from gateway.observe.traffic import TrafficMetrics
 from gateway.record import Record
 from gateway.state import State
 from gateway.targets import Eligibility
@@ -92,6 +93,7 @@ class Metrics:
             registry=self.registry,
         )
         self._state = _StateMetrics(self.registry)
+        self._traffic = TrafficMetrics(self.registry)
 
     def count(self, record: Record) -> None:
         """Observer."""
@@ -109,6 +111,8 @@ class Metrics:
         model = "" if selection.reason == "passthrough" else selection.target.model
         self.routed.labels(policy, selection.label or "", model, selection.reason).inc()
         self._count_routellm(routed)
+        if routed.traffic is not None:
+            self._traffic.count(policy, routed.traffic)
         if routed.decision_seconds is not None:
             self.decision_seconds.labels(policy).observe(routed.decision_seconds)
 
@@ -123,15 +127,19 @@ class Metrics:
 
     async def endpoint(self, request: Request) -> Response:
         """`GET /metrics`."""
-        self._state.show(request.state.router)
+        self._show(request.state.router)
         content = generate_latest(shared.sum_of_all() if shared.is_shared() else self.registry)
         return Response(content, headers={"content-type": CONTENT_TYPE_LATEST})
 
     async def keep_shown(self, state: State) -> None:
         """One worker's state, for the `/metrics` of the others; never returns."""
         while True:
-            self._state.show(state)
+            self._show(state)
             await asyncio.sleep(SHOW_SECONDS)
+
+    def _show(self, state: State) -> None:
+        self._state.show(state)
+        self._traffic.show(state.config.snapshots)
 
 
 class _StateMetrics:
