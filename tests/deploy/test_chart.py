@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -803,3 +804,39 @@ def test_dashboards_and_rules_use_metrics_that_there_are() -> None:
     assert {re.sub("_bucket$", "", name) for name in used} <= known
     (dashboard,) = (json.loads(text) for text in only(manifests, "ConfigMap", "-dashboard")["data"].values())
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def _rule(alert: str, *settings: str) -> dict[str, Any]:
+    (group,) = only(rendered("everything", *settings), "PrometheusRule")["spec"]["groups"]
+    return next(rule for rule in group["rules"] if rule["alert"] == alert)
+
+
+def test_the_drift_alert_says_what_to_run() -> None:
+    """Its bound is a value of the chart's, between 0 and 1, and it names the command and the page."""
+    assert ") > 0.3\n" in _rule("LlmRouterDrift")["expr"]
+    assert ") > 1\n" in _rule("LlmRouterDrift", "prometheusRule.driftDistance=1")["expr"]
+    assert "driftDistance" in refusal("prometheusRule.driftDistance=2")
+    description = _rule("LlmRouterDrift")["annotations"]["description"]
+    assert "scripts/evaluate --triton" in description and "docs/CUSTOMIZE.md" in description
+
+
+def test_who_abstains_decides() -> None:
+    """Requests below a policy's confidence are no fallbacks of a failing Triton, and a sign that Triton decides."""
+    assert "low_confidence" not in _rule("LlmRouterFallbacks")["expr"]
+    failing, deciding = _rule("LlmRouterNoDecisions")["expr"].split("unless")
+    assert "low_confidence" not in failing and "low_confidence" in deciding
+
+
+def test_the_drift_alert_fires_when_traffic_moved(tmp_path: Path) -> None:
+    """Prometheus' own evaluation: it fires for what moved far, also to values that the snapshot does not have; not for
+    few requests, without a snapshot, or for another namespace."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    spec = only(rendered("everything"), "PrometheusRule")["spec"]
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
+    description = _rule("LlmRouterDrift")["annotations"]["description"]
+    cases = (Path(__file__).parent / "drift.yaml").read_text().replace("DESCRIPTION", json.dumps(description))
+    (tmp_path / "drift.yaml").write_text(cases)
+    done = subprocess.run([promtool, "test", "rules", "drift.yaml"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
