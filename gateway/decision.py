@@ -64,8 +64,10 @@ class Decision:
     @property
     def confidence(self) -> float | None:
         """The highest score when the scores are probabilities, as those of a one-hot answer are; else None."""
-        are_probabilities = all(score >= 0 for score in self.scores) and abs(sum(self.scores) - 1) <= _ROUNDING
-        return max(self.scores) if are_probabilities else None
+        # What is not finite has no such sum.
+        if self.scores and min(self.scores) >= 0 and abs(sum(self.scores) - 1) <= _ROUNDING:
+            return max(self.scores)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

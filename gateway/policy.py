@@ -225,9 +225,10 @@ def select(policy: Policy | RouteLLMPolicy, decision: Decision, threshold: float
 
 def _is_unsure(policy: Policy, decision: Decision) -> bool:
     """Whether the policy abstains. Scores that are no probabilities say nothing of it."""
-    if policy.min_confidence is None or decision.confidence is None:
+    if policy.min_confidence is None:
         return False
-    return decision.confidence < policy.min_confidence
+    confidence = decision.confidence
+    return confidence is not None and confidence < policy.min_confidence
 
 
 def _select_by_win_rate(policy: RouteLLMPolicy, decision: Decision, threshold: float) -> Selection:

@@ -142,7 +142,7 @@ def test_a_snapshot_that_changes(start_gateway: StartGateway, tmp_path: Path) ->
     assert eventually(lambda: not _series(gateway, "llm_router_traffic_snapshot"))
 
 
-@pytest.mark.slow
+@pytest.mark.rare
 def test_workers_count_traffic_together(start_gateway: StartGateway, tmp_path: Path) -> None:
     """With several workers counts are summed, and shares stand once."""
     _snapshot(tmp_path / "task.json", ("Code Generation", "Unknown"))
