@@ -1,4 +1,5 @@
-"""Confusion matrices, reliability diagrams and cost-quality curves as PNG files. Nothing else needs matplotlib."""
+"""Confusion matrices, reliability diagrams, risk-coverage and cost-quality curves as PNG files. Nothing else needs
+matplotlib."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from scripts.evaluating.pairs import PairEvaluation
 from scripts.evaluating.report import HeadReport
+from scripts.evaluating.risk_coverage import Point
 
 _DPI = 110
 
@@ -53,6 +55,26 @@ def draw_reliability(report: HeadReport, title: str, file: Path) -> None:
     lower.bar_label(bars, fontsize=8, padding=1)
     lower.margins(y=0.2)
     lower.set(xlabel="confidence (highest score)", ylabel="rows")
+    _save(figure, file)
+
+
+def draw_risk_coverage(report: HeadReport, title: str, file: Path) -> None:
+    """The share of wrong answers among those given, against how many are given; the thresholds of the report on it."""
+    assert report.risk is not None
+    figure = Figure(figsize=(6.5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    curve = report.risk.curve
+    axes.plot([each.coverage for each in curve], [each.risk for each in curve], color="tab:blue", label="answers")
+    axes.axhline(curve[-1].risk, linestyle="--", color="grey", label="all answers given")
+    for wanted, point in report.risk.thresholds.items():
+        if isinstance(point, Point):
+            label = f"{wanted:.0%}: min_confidence {point.min_confidence:g}"
+            axes.plot(point.coverage, point.risk, marker="o", linestyle="none", label=label)
+    axes.set(xlim=(0, 1.03), xlabel="coverage (share of prompts answered)", ylabel="risk (share of wrong answers)")
+    axes.set_title(title)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", fontsize=8)
     _save(figure, file)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from classifiers.checkpoint import UNKNOWN
 from scripts.evaluating.ask import HeadAnswers
 from scripts.evaluating.calibration import Bin, calibration_error, reliability
+from scripts.evaluating.risk_coverage import NoPoint, Point, RiskReport, report_risk
 from scripts.training.data import NO_LABEL, Row
 
 _SUM_TOLERANCE = 1e-3
@@ -50,7 +51,8 @@ class LabelFigures:
 @dataclass(frozen=True)
 class HeadReport:
     """Everything about one head. `labels` are those that occur or were answered, in the network's order; `confusion`
-    counts, in that order, rows by true label (down) and answer (across).
+    counts, in that order, rows by true label (down) and answer (across). There is no `risk` where the scores are no
+    probabilities.
     """
 
     all: Summary
@@ -58,15 +60,20 @@ class HeadReport:
     labels: Mapping[str, LabelFigures]
     confusion: Sequence[Sequence[int]]
     reliability: Sequence[Bin]
+    risk: RiskReport | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"reliability": [each._asdict() for each in self.reliability]}
+        value = asdict(replace(self, risk=None)) | {"reliability": [each._asdict() for each in self.reliability]}
+        return value | {"risk": None if self.risk is None else self.risk.as_json()}
 
 
 def report_heads(
-    rows: Sequence[Row], answers: Mapping[str, HeadAnswers], labels: Mapping[str, Sequence[str]]
+    rows: Sequence[Row],
+    answers: Mapping[str, HeadAnswers],
+    labels: Mapping[str, Sequence[str]],
+    risk: float | None = None,
 ) -> dict[str, HeadReport]:
-    """A report for each head that at least one row has a label for."""
+    """A report for each head that at least one row has a label for, with a threshold for the wanted `risk`."""
     sources = np.array([source_of(row) for row in rows])
     reports = {}
     for head, names in labels.items():
@@ -74,7 +81,7 @@ def report_heads(
         chosen = truth != NO_LABEL
         if chosen.any():
             given = HeadAnswers(answers[head].index[chosen], answers[head].scores[chosen])
-            reports[head] = report_head(given, truth[chosen], sources[chosen], names)
+            reports[head] = report_head(given, truth[chosen], sources[chosen], names, risk)
     return reports
 
 
@@ -88,9 +95,13 @@ def source_name(source: str) -> str:
 
 
 def report_head(
-    answers: HeadAnswers, truth: NDArray[np.int64], sources: NDArray[np.str_], labels: Sequence[str]
+    answers: HeadAnswers,
+    truth: NDArray[np.int64],
+    sources: NDArray[np.str_],
+    labels: Sequence[str],
+    risk: float | None = None,
 ) -> HeadReport:
-    """`truth` [N] holds indices into `labels`, `sources` [N] names."""
+    """`truth` [N] holds indices into `labels`, `sources` [N] names; `risk` is one that a threshold is wanted for."""
     everything = np.ones(len(truth), dtype=np.bool_)
     groups = {str(name): sources == name for name in np.unique(sources)}
     sure = confidence(answers.scores)
@@ -108,6 +119,7 @@ def report_head(
         labels={labels[number]: label_figures(counts, number) for number in shown},
         confusion=counts[np.ix_(shown, shown)].tolist(),
         reliability=[] if sure is None else reliability(sure, right),
+        risk=None if sure is None else report_risk(sure, answers.index == truth, risk),
     )
 
 
@@ -149,7 +161,8 @@ def label_figures(counts: NDArray[np.int64], number: int) -> LabelFigures:
 
 
 def format_reports(reports: Mapping[str, HeadReport]) -> str:
-    """Two Markdown tables that a terminal shows aligned: each head with its sources, and each label."""
+    """Markdown tables that a terminal shows aligned: each head with its sources, each label and, where scores are
+    probabilities, the thresholds; and what was picked for a wanted risk."""
     summaries = [
         (head, source, each.rows, each.accuracy, each.macro_f1, each.calibration_error, each.unknown)
         for head, report in reports.items()
@@ -160,12 +173,39 @@ def format_reports(reports: Mapping[str, HeadReport]) -> str:
         for head, report in reports.items()
         for label, each in report.labels.items()
     ]
-    return "\n\n".join(
-        (
-            table(("head", "source", "rows", "accuracy", "macro F1", "ECE", "Unknown"), summaries),
-            table(("head", "label", "rows", "answered", "precision", "recall", "F1"), labels),
-        )
-    )
+    parts = [
+        table(("head", "source", "rows", "accuracy", "macro F1", "ECE", "Unknown"), summaries),
+        table(("head", "label", "rows", "answered", "precision", "recall", "F1"), labels),
+    ]
+    risks = {head: report.risk for head, report in reports.items() if report.risk is not None}
+    if risks:
+        thresholds = [
+            (head, f"{wanted:.0%}", *_point_cells(point), risk.aurc)
+            for head, risk in risks.items()
+            for wanted, point in risk.thresholds.items()
+        ]
+        parts.append(table(("head", "risk at most", "min_confidence", "coverage", "risk", "AURC"), thresholds))
+    parts += [line for head, risk in risks.items() for line in _picked_lines(head, risk)]
+    return "\n\n".join(parts)
+
+
+def _point_cells(point: Point | NoPoint) -> tuple[str | float | None, ...]:
+    if isinstance(point, NoPoint):
+        return point.short, None, None
+    return f"{point.min_confidence:g}", point.coverage, point.risk
+
+
+def _picked_lines(head: str, risk: RiskReport) -> list[str]:
+    if risk.picked is None or risk.wanted is None:
+        return []
+    if isinstance(risk.picked, NoPoint):
+        return [f"{head}: {risk.picked.why}"]
+    halves = (("picked on", risk.picked.picked_on), ("held out", risk.picked.held_out))
+    said = [
+        f"  {name:<10}{half.rows:>6,} rows, coverage {half.coverage:.3f}, risk {_cell(half.risk)}"
+        for name, half in halves
+    ]
+    return ["\n".join([f"{head}: min_confidence: {risk.picked.min_confidence:g} for a risk of {risk.wanted:g}", *said])]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str | int | float | None]], names: int = 2) -> str:
