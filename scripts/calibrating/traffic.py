@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.errors import BadRequest
 from gateway.prompt import Rule, bounded, text_of_messages, text_of_prompt
 from scripts.training.data import DataError
 
-_PROMPT_KEYS = ("text", "prompt", "messages")
+PROMPT_KEYS = ("text", "prompt", "messages")
+
+
+class NotJson(NamedTuple):
+    """A line that is no JSON, as logs have some."""
+
+    why: str
 
 
 @dataclass
@@ -41,21 +47,11 @@ def read_traffic(paths: Sequence[Path], rule: Rule, policy: str | None = None) -
     """
     traffic = Traffic()
     broken = []
-    for path in paths:
-        if [each.absolute() for each in paths].count(path.absolute()) > 1:
-            raise DataError(f"{path}: given twice")
-        try:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    at = f"{path}, line {number}"
-                    try:
-                        value = json.loads(line)
-                    except ValueError as error:
-                        broken.append(f"{at}: not JSON ({error})")
-                        continue
-                    _read_value(value, at, rule, policy, traffic)
-        except OSError as error:
-            raise DataError(f"{path}: can't be read ({error})") from None
+    for at, value in read_lines(paths):
+        if isinstance(value, NotJson):
+            broken.append(f"{at}: not JSON ({value.why})")
+        else:
+            _read_value(value, at, rule, policy, traffic)
     if broken and not traffic.win_rates:
         raise DataError(broken[0])
     traffic.skipped += len(broken)
@@ -65,11 +61,34 @@ def read_traffic(paths: Sequence[Path], rule: Rule, policy: str | None = None) -
     return traffic
 
 
+def read_lines(paths: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+    """The value of each line of all files, and where it stands; NotJson for one that is none.
+
+    Raises DataError: a file can't be read, or is given twice.
+    """
+    for path in paths:
+        if [each.absolute() for each in paths].count(path.absolute()) > 1:
+            raise DataError(f"{path}: given twice")
+        try:
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    yield f"{path}, line {number}", _value(line)
+        except OSError as error:
+            raise DataError(f"{path}: can't be read ({error})") from None
+
+
+def _value(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        return NotJson(str(error))
+
+
 def _read_value(value: Any, at: str, rule: Rule, policy: str | None, traffic: Traffic) -> None:
     if not isinstance(value, dict):
         raise DataError(f"{at}: expected a JSON object")
-    if any(key in value for key in _PROMPT_KEYS):
-        text = _text(value, at, rule)
+    if any(key in value for key in PROMPT_KEYS):
+        text = text_of(value, at, rule)
         if traffic.win_rates:
             raise DataError(f"{at}: is a prompt, and the lines before it are decisions; expected one kind")
         if text.strip():
@@ -83,14 +102,18 @@ def _read_value(value: Any, at: str, rule: Rule, policy: str | None, traffic: Tr
             return
         if traffic.prompts:
             raise DataError(f"{at}: is a decision, and the lines before it are prompts; expected one kind")
-        traffic.win_rates.append(_win_rate(rate, at))
+        traffic.win_rates.append(read_win_rate(rate, at))
         if isinstance(checkpoint := value.get("checkpoint"), str):
             traffic.checkpoints.add(checkpoint)
     else:
-        raise DataError(f"{at}: expected one of {', '.join(_PROMPT_KEYS)}, or a decision's win_rate")
+        raise DataError(f"{at}: expected one of {', '.join(PROMPT_KEYS)}, or a decision's win_rate")
 
 
-def _text(value: Mapping[str, Any], at: str, rule: Rule) -> str:
+def text_of(value: Mapping[str, Any], at: str, rule: Rule) -> str:
+    """The text of a prompt that decides, by a policy's `rule`; it may be empty, and is not cut.
+
+    Raises DataError: the prompt is of a wrong shape.
+    """
     if "text" in value:
         if not isinstance(value["text"], str):
             raise DataError(f"{at}: 'text' should be a text")
@@ -103,7 +126,8 @@ def _text(value: Mapping[str, Any], at: str, rule: Rule) -> str:
         raise DataError(f"{at}: {error.message}") from None
 
 
-def _win_rate(value: Any, at: str) -> float:
+def read_win_rate(value: Any, at: str) -> float:
+    """Raises DataError: no number from 0 to 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise DataError(f"{at}: 'win_rate' should be a number from 0 to 1, and is {value!r}")
     return float(value)
