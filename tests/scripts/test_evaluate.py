@@ -208,17 +208,18 @@ def test_the_tables(triton: Triton, data: list[Path], tmp_path: Path, capsys: py
     assert tables[2].startswith("| complexity | all    |   21 |")
     assert not any(line.startswith("| task ") for line in tables)
     blocks = "\n".join(tables).split("\n\n")
-    assert [len({len(line) for line in block.splitlines()}) for block in blocks] == [1, 1]
+    assert [len({len(line) for line in block.splitlines()}) for block in blocks] == [1, 1, 1]
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_figures_are_drawn(triton: Triton, data: list[Path], tmp_path: Path) -> None:
-    """Each head gets two pictures with something on them; a later run overwrites the files of an earlier one."""
+    """Each head gets three pictures with something on them; a later run overwrites the files of an earlier one."""
     out = tmp_path / "deep" / "out"
     for _ in range(2):
         assert main(["--data", *map(str, data), "--triton", triton.grpc_url, "--out", str(out)]) == 0
     pictures = sorted(out.glob("*.png"))
-    names = [f"{kind}-{head}.png" for kind in ("confusion", "reliability") for head in ("complexity", "task")]
+    kinds = ("confusion", "reliability", "risk-coverage")
+    names = [f"{kind}-{head}.png" for kind in kinds for head in ("complexity", "task")]
     assert [path.name for path in pictures] == names
     assert sorted(out.iterdir()) == sorted([*pictures, out / "report.json"])
     for path in pictures:
@@ -376,6 +377,8 @@ def test_scores_that_are_no_probabilities(tmp_path: Path) -> None:
     """Where scores are not probabilities, as the published network's dimensions, nothing is said of calibration, and
     what an earlier run drew of it is gone."""
     (tmp_path / "reliability-complexity.png").touch()
+    (tmp_path / "risk-coverage-intent.png").touch()
+    (tmp_path / "report.json").write_text('{"heads": {"intent": {}}}')
     scores = np.zeros((3, len(LABELS["complexity"])))
     scores[:, LABELS["complexity"].index("Few-Shot")] = (0.9, 2.5, 0.0)
     answers = HeadAnswers(scores.argmax(axis=1), scores)
@@ -383,7 +386,7 @@ def test_scores_that_are_no_probabilities(tmp_path: Path) -> None:
     reports = report_heads(rows, {"complexity": answers, "task": answers}, LABELS)
     report = reports["complexity"]
     assert list(reports) == ["complexity"]
-    assert (report.all.calibration_error, report.reliability) == (None, [])
+    assert (report.all.calibration_error, report.reliability, report.risk) == (None, [], None)
     assert report.all.accuracy == pytest.approx(2 / 3)
     assert "|   - |" in format_reports(reports)
     write(Evaluation("some:1:network", 3, {}, reports), tmp_path)
