@@ -78,7 +78,8 @@ class Difference:
 
     `strong` is the share of strong calls among those of RouteLLM policies. `labels` is the share of right labels,
     whether or not the policy abstained; `answered` the same of those under which it did not. `answers` is the share of
-    right answers where it is known for the strong and the weak model.
+    right answers where it is known for the strong and the weak model. `unlike_log` counts the logged requests that were
+    answered by another model than OLD's choice.
     """
 
     requests: int
@@ -91,6 +92,7 @@ class Difference:
     labels: Quality | None
     answered: Change | None
     answers: Quality | None
+    unlike_log: int
 
     @property
     def moved_share(self) -> float:
@@ -112,6 +114,7 @@ class Difference:
             "labels": [each._asdict() for each in self.by_label],
             "abstained_share": self.abstained._asdict(),
             "strong_share": _json(self.strong),
+            "unlike_log": self.unlike_log,
             "cost": asdict(self.cost)
             | {
                 "total": _json(self.cost.total),
@@ -171,6 +174,7 @@ def compare(
         estimate_cost(requests, pairs, costs, output_tokens),
         *label_quality(requests, pairs),
         answer_quality(requests, pairs),
+        sum(_unlike_log(request, outcome) for request, outcome in zip(requests, old, strict=True)),
     )
 
 
@@ -284,6 +288,10 @@ def _change(pairs: Sequence[tuple[Outcome, Outcome]], holds: Callable[[Outcome],
     if not pairs:
         return None
     return Change(*(share(holds(pair[side]) for pair in pairs) for side in (0, 1)))
+
+
+def _unlike_log(request: Request, outcome: Outcome) -> bool:
+    return request.logged is not None and request.logged.model not in (None, outcome.place.model)
 
 
 def _name(outcome: Outcome) -> str:

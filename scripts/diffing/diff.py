@@ -29,7 +29,7 @@ from scripts.diffing.outcome import (
 from scripts.diffing.replay import Request, read_requests
 from scripts.diffing.show import format_difference
 from scripts.evaluating.ask import TritonError
-from scripts.evaluating.decisions import Question, decide_all
+from scripts.evaluating.decisions import decide_all
 from scripts.evaluating.evaluate import read_target
 from scripts.evaluating.texts import refuse
 from scripts.training.data import DataError
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         prog="scripts/policy_diff",
         description=__doc__,
         epilog="Exit code: 0; 1 past a limit; 2 wrong arguments, configurations or data, or a limit that can't be "
-        "judged; 3 Triton gave no decision.",
+        "judged; 3 Triton gave no decision. A limit that can't be judged outweighs one that is exceeded.",
     )
     add = root.add_argument
     add("old", type=Path, metavar="OLD", help="the configuration in force")
@@ -168,10 +168,10 @@ def _ask(requests: Sequence[Request], *sides: tuple[Side, str | None]) -> dict[s
     """By side, Triton's decision about each request; what both sides ask alike is asked once."""
     questions = {side.name: [question_of(side, target, each) for each in requests] for side, target in sides}
     wanted = {question for each in questions.values() for question in each if question is not None}
-    found: dict[Question | None, Decision] = {}
-    if wanted:
-        found |= decide_all(wanted, sides[0][0].config.triton_ca_file)
-    return {name: [found.get(question) for question in each] for name, each in questions.items()}
+    found = decide_all(wanted, sides[0][0].config.triton_ca_file) if wanted else {}
+    return {
+        name: [None if question is None else found[question] for question in each] for name, each in questions.items()
+    }
 
 
 def _checkpoints(asked: dict[str, list[Decision | None]]) -> dict[str, list[str]]:

@@ -16,12 +16,15 @@ _LEAST_CONFIDENCE = 1e-4  # the likeliest of 4,096 labels, the most that the gat
 
 @dataclass(frozen=True)
 class Logged:
-    """What a line of the log says of a decision; neither label nor win rate when there was none, for `reason`."""
+    """What a line of the log says of a decision; neither label nor win rate when there was none, for `reason`.
+
+    `model` is the one that answered.
+    """
 
     reason: str
+    model: str | None
     label: str | None
     win_rate: float | None
-    threshold: float | None
     confidence: float | None
     tokens_in_prompt: int | None
 
@@ -116,9 +119,9 @@ def _read_decision(value: Mapping[str, Any], at: str) -> Request | None:
     win_rate = value.get("win_rate")
     logged = Logged(
         reason,
+        _text(value, "model", at),
         _text(value, "label", at),
         None if win_rate is None else read_win_rate(win_rate, at),
-        value.get("threshold"),
         _confidence(value, at),
         _count(value, "tokens_in_prompt", at),
     )

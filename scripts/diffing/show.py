@@ -57,7 +57,12 @@ def _row(name: str, change: Change) -> tuple[str, str, str, str]:
 
 
 def _notes(found: Difference, output_tokens: int) -> Iterator[str]:
-    """What a cost rests on, or why there is none."""
+    """What the figures rest on, or why there are none."""
+    if found.unlike_log:
+        yield (
+            f"{found.unlike_log:,} logged requests were answered by another model than OLD's choice: a fallback, a "
+            "threshold of their own, or another configuration"
+        )
     cost = found.cost
     if cost.unpriced:
         yield f"no estimated cost: no cost of {', '.join(names_of(cost.unpriced).values())}"

@@ -12,69 +12,21 @@ prompt is right, else 0.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from classifiers.checkpoint import UNKNOWN
 from gateway.config import ROUTELLM_MODELS
-from gateway.labels import known_labels
-from gateway.prompt import bounded
-from scripts.evaluating.ask import HeadAnswers, TritonError, ask, reach
-from scripts.evaluating.decisions import Question, answers_of, decide_all, labels_of
+from scripts.evaluating.ask import TritonError, ask, reach
+from scripts.evaluating.evaluation import Evaluation, served_labels, write
+from scripts.evaluating.model import evaluate_model
 from scripts.evaluating.pairs import PairEvaluation, are_pairs, evaluate_pairs
-from scripts.evaluating.report import HeadReport, format_reports, report_head, report_heads, source_name
-from scripts.evaluating.risk_coverage import NoPoint
+from scripts.evaluating.report import report_heads
 from scripts.evaluating.score import ROUTERS
-from scripts.evaluating.snapshot import require_place, snapshot_of, write_snapshot
-from scripts.evaluating.texts import Text, read_texts, require_labels
 from scripts.training.data import DataError, Labels, Row, file_hashes, read_rows
 
 _FOLDERS = ("task", "complexity", "labelled")
-_KINDS = ("confusion", "reliability", "risk-coverage")
-_ENSEMBLE = "_router_ensemble"
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What was measured: which network, on which files (by SHA-256), and how it did.
-
-    `checkpoint` is the model's name where it does not say which network it is. Without labels there are no heads.
-    """
-
-    checkpoint: str
-    rows: int
-    files: dict[str, str]
-    heads: dict[str, HeadReport]
-
-    def as_json(self) -> str:
-        value: dict[str, Any] = {
-            "checkpoint": self.checkpoint,
-            "rows": self.rows,
-            "files": [{"path": path, "sha256": digest} for path, digest in self.files.items()],
-            "heads": {head: report.as_json() for head, report in self.heads.items()},
-        }
-        return json.dumps(value, indent=2, allow_nan=False)
-
-    def as_text(self) -> str:
-        files = "\n".join(f"{digest}  {path}" for path, digest in self.files.items())
-        return f"{self.checkpoint}, {self.rows} rows\n{files}\n\n{format_reports(self.heads)}".rstrip("\n")
-
-    def unpicked(self, risk: float) -> list[str]:
-        """Why there is no threshold for this risk: a line for each head without."""
-        lines = []
-        for head, report in self.heads.items():
-            if report.risk is None:
-                lines.append(f"{head}: its scores are no probabilities; no min_confidence for a risk of {risk:g}")
-            elif isinstance(report.risk.picked, NoPoint):
-                lines.append(f"{head}: {report.risk.picked.why}")
-        return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -228,49 +180,6 @@ def evaluate_labelled(data: Sequence[Path], target: str, out: Path | None, risk:
     return Evaluation(answers.checkpoint, len(rows), files, heads)
 
 
-def evaluate_model(options: argparse.Namespace) -> Evaluation:
-    """Of one model, asked as the gateway asks it, and its snapshot where one is wanted.
-
-    Raises DataError before more than a first prompt is asked, TritonError, and OSError.
-    """
-    model: str = options.model
-    rows = read_texts(options.data, labelled=options.snapshot is None)
-    questions = [Question(options.triton, model, bounded(row.text)) for row in rows]
-    if options.snapshot is not None:
-        require_place(options.snapshot)
-    (first,) = decide_all(questions[:1]).values()  # tells the labels, and whether the model is there at all
-    require_labels(rows, labels_of(first), model)
-    if options.out is not None:  # before the long part
-        options.out.mkdir(parents=True, exist_ok=True)
-    found = decide_all(questions)
-    decisions = [found[question] for question in questions]
-    heads = {}
-    if any(row.label is not None for row in rows):
-        head = model.removesuffix(_ENSEMBLE)
-        heads[head] = report_texts(rows, answers_of(head, decisions).heads[head], labels_of(first), options.risk)
-    elif options.risk is not None:
-        raise DataError(f"{options.data[0]}: has no labels, which --risk needs")
-    if options.snapshot is not None:
-        write_snapshot(snapshot_of([row.text for row in rows], decisions, options.threshold), options.snapshot)
-    files = dict(file_hashes(Path(), map(str, options.data)))
-    return Evaluation(first.checkpoint or model, len(rows), files, heads)
-
-
-def report_texts(rows: Sequence[Text], answers: HeadAnswers, labels: Sequence[str], risk: float | None) -> HeadReport:
-    """Of the rows that have a label, at least one; `answers` are for all of them."""
-    chosen = [at for at, row in enumerate(rows) if row.label is not None]
-    truth = np.array([labels.index(rows[at].label or "") for at in chosen], dtype=np.int64)
-    sources = np.array([source_name(rows[at].source) for at in chosen])
-    return report_head(HeadAnswers(answers.index[chosen], answers.scores[chosen]), truth, sources, labels, risk)
-
-
-def served_labels() -> dict[str, tuple[str, ...]]:
-    """What each head may answer, in the order of its scores: Unknown is the last of the tasks."""
-    task, complexity = known_labels("task_router_ensemble"), known_labels("complexity_router_ensemble")
-    assert task is not None and complexity is not None and task[-1] == UNKNOWN
-    return {"task": task, "complexity": complexity}
-
-
 def read_files(paths: Sequence[Path], labels: dict[str, tuple[str, ...]]) -> list[Row]:
     """The rows of all files; a text that stands in two files counts in each.
 
@@ -291,48 +200,6 @@ def read_files(paths: Sequence[Path], labels: dict[str, tuple[str, ...]]) -> lis
         seen.add(place)
         rows += found
     return rows
-
-
-def write(evaluation: Evaluation | PairEvaluation, folder: Path) -> None:
-    """report.json; and for each head its confusion matrix and, where the scores are probabilities, its reliability and
-    its risk against coverage, or for a router its cost-quality curves.
-
-    What an earlier run drew goes: a picture never stands beside another run's report.
-    """
-    from scripts.evaluating.draw import draw_cost_quality
-
-    curves = folder / "cost-quality.png"
-    heads = {*served_labels(), *_heads_before(folder / "report.json")}
-    for path in (*(folder / f"{kind}-{head}.png" for kind in _KINDS for head in heads), curves):
-        path.unlink(missing_ok=True)
-    (folder / "report.json").write_text(evaluation.as_json() + "\n", encoding="utf-8")
-    if isinstance(evaluation, PairEvaluation):
-        draw_cost_quality(evaluation, curves)
-        return
-    for head, report in evaluation.heads.items():
-        draw_head(head, report, evaluation.checkpoint, folder)
-
-
-def draw_head(head: str, report: HeadReport, checkpoint: str, folder: Path) -> None:
-    """Its pictures."""
-    from scripts.evaluating.draw import draw_confusion, draw_reliability, draw_risk_coverage
-
-    title = f"{head}: {report.all.rows} rows, accuracy {report.all.accuracy:.3f}"
-    draw_confusion(report, f"{title}\n{checkpoint}", folder / f"confusion-{head}.png")
-    if report.all.calibration_error is not None:
-        error = f"{title}, ECE {report.all.calibration_error:.3f}"
-        draw_reliability(report, f"{error}\n{checkpoint}", folder / f"reliability-{head}.png")
-    if report.risk is not None:
-        area = f"{title}, AURC {report.risk.aurc:.3f}"
-        draw_risk_coverage(report, f"{area}\n{checkpoint}", folder / f"risk-coverage-{head}.png")
-
-
-def _heads_before(report: Path) -> list[str]:
-    """The heads that an earlier run's report is of."""
-    try:
-        return [head for head in json.loads(report.read_bytes())["heads"] if "/" not in head]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []  # there is none, or it is no report of ours
 
 
 if __name__ == "__main__":

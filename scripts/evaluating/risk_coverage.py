@@ -175,7 +175,8 @@ def _point(found: Curve, place: int) -> Point:
 def _shortest(lower: float, upper: float) -> float:
     """The shortest decimal above `lower` and not above `upper`: it divides the answers as `upper` does."""
     for decimals in range(2, 16):
-        value = math.floor(upper * 10**decimals) / 10**decimals
+        scale = 10.0**decimals
+        value = math.floor(upper * scale) / scale
         if lower < value <= upper:
             return value
     return upper

@@ -21,7 +21,8 @@ from classifiers.checkpoint import UNKNOWN, checkpoint_folder, load_checkpoint
 from scripts.evaluating import ask as asking
 from scripts.evaluating.ask import Answers, HeadAnswers, TritonError, ask, reach
 from scripts.evaluating.calibration import calibration_error, reliability
-from scripts.evaluating.evaluate import Evaluation, main, read_files, served_labels, write
+from scripts.evaluating.evaluate import main, read_files
+from scripts.evaluating.evaluation import Evaluation, served_labels, write
 from scripts.evaluating.report import format_reports, report_heads
 from scripts.local.process import free_port
 from scripts.local.triton import ROOT, Triton

@@ -15,7 +15,8 @@ from gateway.decision import Decision
 from gateway.traffic import LENGTH, load_snapshot
 from scripts.evaluating.ask import TritonError, ask, reach
 from scripts.evaluating.decisions import Question, answers_of, decide_all, labels_of
-from scripts.evaluating.evaluate import main, served_labels
+from scripts.evaluating.evaluate import main
+from scripts.evaluating.evaluation import served_labels
 from scripts.evaluating.texts import read_texts
 from scripts.local.triton import Triton
 from scripts.training.data import DataError

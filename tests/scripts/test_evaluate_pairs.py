@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from scripts.evaluating.evaluate import Evaluation, main, write
+from scripts.evaluating.evaluate import main
+from scripts.evaluating.evaluation import Evaluation, write
 from scripts.evaluating.pairs import PairEvaluation, are_pairs, read_pairs, summarise_pairs
 from scripts.evaluating.score import reach_router, score
 from scripts.evaluating.strong_weak import apgr, bootstrap, cpt, curve

@@ -308,6 +308,13 @@ def test_wrong_lines(tmp_path: Path, lines: list[Any], said: list[str]) -> None:
     assert all(part in line for line, part in zip(found, said, strict=True)), found
 
 
+def test_another_configurations_log(diff: Diff) -> None:
+    """A log in which other models answered than OLD chooses is said to be one."""
+    lines = [logged("Chatbot", model=model) for model in ("small", "large", "huge")]
+    _, out, _ = diff.run([TASKS], [TASKS], lines)
+    assert "2 logged requests were answered by another model than OLD's choice" in out
+
+
 def test_wrong_configurations(tmp_path: Path, diff: Diff, monkeypatch: pytest.MonkeyPatch) -> None:
     """The faults of both files are said at once; a key whose variable is not set is only warned of."""
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
@@ -365,7 +372,7 @@ def test_prompts_and_log_show_what_the_gateway_does(
 
     log = [line for line in gateways[0].log_lines() if line.get("path") == "/v1/route"]
     again = diff.json([old, pair()], [new, pair()], log)
-    assert (again["requests"], again["skipped"]) == (len(bodies), 0)
+    assert (again["requests"], again["skipped"], again["unlike_log"]) == (len(bodies), 0, 0)
     for key in ("moved", "moves", "labels", "abstained_share", "strong_share"):
         assert again[key] == found[key], key
 

@@ -54,11 +54,8 @@ def test_any_threshold_that_is_written(answers: list[tuple[float, bool]]) -> Non
     for point in points:
         written = json.loads(json.dumps(point.min_confidence))
         sure, right = (np.array(values) for values in zip(*answers, strict=True))
-        assert given_at(sure, right, written) == (
-            len(answers),
-            pytest.approx(point.coverage),
-            pytest.approx(point.risk),
-        )
+        rows, coverage, risk = given_at(sure, right, written)
+        assert rows == len(answers) and coverage == pytest.approx(point.coverage) and risk == pytest.approx(point.risk)
 
 
 def test_the_order_of_confidence_is_what_counts() -> None:
