@@ -11,7 +11,7 @@ from gateway.config import Config, Cost, Policy, RouteLLMPolicy
 from gateway.decision import Decision
 from gateway.labels import known_labels
 from gateway.policy import Selection, Target, fall_back, select
-from gateway.prompt import bounded, estimated_tokens
+from gateway.prompt import Rule, bounded, estimated_tokens
 from gateway.share import HeldShare
 from gateway.targets import Eligibility
 from scripts.calibrating.traffic import text_of
@@ -44,9 +44,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Who answers a request, and why; `strong` for a RouteLLM policy, None where neither of its models answers."""
+    """Who answers a request, and why; `strong` for a RouteLLM policy, None where neither of its models answers.
+
+    `rule` says which text decides.
+    """
 
     place: Place
+    rule: Rule
     label: str | None
     reason: str
     labels: tuple[str, ...]
@@ -166,7 +170,7 @@ def prompt_tokens(request: Request, old: Outcome, new: Outcome) -> tuple[int | N
     if told is not None:
         return told, False
     if request.prompt is not None:
-        text = text_of(request.prompt, request.at, "conversation")
+        text = text_of(request.prompt, request.at, old.rule)
         return math.ceil(len(text.encode(errors="replace")) / _BYTES_PER_TOKEN), bool(text.strip())
     empty = request.logged is not None and request.logged.reason == "empty_prompt"
     return (0, False) if empty else (None, False)
@@ -204,6 +208,7 @@ def _outcome(
     routellm = isinstance(policy, RouteLLMPolicy)
     return Outcome(
         place,
+        policy.input,
         selection.label,
         selection.reason,
         () if decision is None else decision.labels,

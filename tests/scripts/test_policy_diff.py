@@ -396,6 +396,15 @@ def test_quality(triton: Triton, diff: Diff) -> None:
     assert code == 2 and err[-1].endswith("line 1: 'label' is 'Poem', which is no label of the model that decides")
 
 
+def test_a_model_that_counts_no_tokens(triton: Triton, diff: Diff) -> None:
+    """Where no model tells a prompt's tokens, four bytes of what decides count as one, and it is said."""
+    own = tasks({"Chatbot": "small"}) | {"url": "http://t:8000/v2/models/renamed_ensemble/infer"}
+    messages = [{"role": "user", "content": text} for text in (PROMPTS[0], PROMPTS[3])]
+    cost = diff.json([own], [own], [{"messages": messages}], "--triton", triton.grpc_url)["cost"]
+    assert (cost["estimated"], cost["assumed"]) == (1, 1)
+    assert cost["total"]["old"] == pytest.approx((-(-len(PROMPTS[3]) // 4) * 0.5 + 256 * 1) / 1e6)
+
+
 def test_a_triton_that_fails(triton: Triton, diff: Diff) -> None:
     """Without a decision there is no difference: one line, and an exit code of its own; so with a Triton for NEW."""
     nowhere = "127.0.0.1:1"
