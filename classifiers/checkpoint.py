@@ -1,10 +1,11 @@
 """A checkpoint folder: what its config and the headers of its weights say, checked, before any tensor is read.
 
-Three forms of two kinds. `nvidia` is the published classifier as the hub gives it (config.json, model.safetensors,
+Four forms of three kinds. `nvidia` is the published classifier as the hub gives it (config.json, model.safetensors,
 tokenizer.json). `softmax` is what this project trains. The embedded checkpoint is config.json and adapters.safetensors
 (two heads, and low-rank adapters for a sentence encoder that is installed as a Python package and checked by its
 SHA-256); its config is where the order of the task and complexity labels stands. Your own is a folder that holds
-everything, encoder included, with heads and labels that its config.json names.
+everything, encoder included, with heads and labels that its config.json names. `torchscript` is your own, too: a
+network that somebody else traced (model.pt), with one head.
 
 Neither torch nor transformers is imported here: steps that only tokenise or decide stay small.
 """
@@ -77,7 +78,7 @@ class Checkpoint:
 
     name: str
     folder: Path
-    kind: Literal["nvidia", "softmax"]
+    kind: Literal["nvidia", "softmax", "torchscript"]
     heads: tuple[Head, ...]
     task_labels: tuple[str, ...]
     complexity_labels: tuple[str, ...]
@@ -87,6 +88,7 @@ class Checkpoint:
     encoder: Encoder | None = None  # softmax only, as are the next two
     adapter_rank: int = 0
     unknown_below: float = 0.0
+    pad_id: int = 0  # torchscript only: the token that fills up what its network is given
 
     @property
     def config_file(self) -> Path:
@@ -132,15 +134,20 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     config = read_config(folder)
     if "kind" not in config and "target_sizes" in config:
         checkpoint = _nvidia_checkpoint(folder, config)
+    elif names_heads(config):
+        checkpoint = _own_checkpoint(folder, config)
     elif config.get("kind") == "softmax":
-        checkpoint = _own_checkpoint(folder, config) if "heads" in config else _softmax_checkpoint(folder, config)
+        checkpoint = _softmax_checkpoint(folder, config)
     else:
         raise CheckpointError(
-            f'{folder / "config.json"}: expected "kind": "softmax", or the published classifier\'s \'target_sizes\''
+            f'{folder / "config.json"}: expected "kind": "softmax" or "torchscript", or the published classifier\'s '
+            "'target_sizes'"
         )
     _expect_file(checkpoint.tokenizer_file, checkpoint)
     _expect_file(checkpoint.weights_file, checkpoint)
-    if checkpoint.is_own:
+    if checkpoint.kind == "torchscript":
+        pass  # what its network gives shows when it is asked
+    elif checkpoint.is_own:
         _check_heads(checkpoint)
     else:
         check_shapes(checkpoint.weights_file, expected_shapes(checkpoint))
@@ -157,6 +164,19 @@ def checkpoint_digest(checkpoint: Checkpoint) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
+
+
+def names_heads(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a checkpoint of your own."""
+    return config.get("kind") == "torchscript" or (config.get("kind") == "softmax" and "heads" in config)
+
+
+def require_own(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError when the checkpoint answers task and complexity."""
+    if not checkpoint.is_own:
+        raise CheckpointError(
+            f"{checkpoint.config_file}: answers task and complexity, which prompt_classifier serves; expected 'heads'"
+        )
 
 
 def require_task_and_complexity(checkpoint: Checkpoint) -> None:
@@ -282,7 +302,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _expect_file(path: Path, checkpoint: Checkpoint) -> None:
     if not path.is_file():
-        fix = _FETCH if checkpoint.kind == "nvidia" else "scripts/install installs the encoder, git holds the rest"
+        if checkpoint.is_own:
+            fix = "a checkpoint of your own holds it"
+        else:
+            fix = _FETCH if checkpoint.kind == "nvidia" else "scripts/install installs the encoder, git holds the rest"
         raise CheckpointError(f"{path} is missing; {fix}")
 
 
@@ -350,16 +373,20 @@ def _own_checkpoint(folder: Path, config: dict[str, Any]) -> Checkpoint:
     max_tokens = read.value("max_tokens", int)
     if max_tokens < 3:
         raise CheckpointError(f"{read.path}: 'max_tokens' should be 3 or more, and is {max_tokens}")
+    is_traced = config["kind"] == "torchscript"
+    if is_traced and len(heads) > 1:
+        raise CheckpointError(f"{read.path}: 'heads' should be one: a TorchScript network gives one row of logits")
     return Checkpoint(
         name=read.value("name", str),
         folder=folder,
-        kind="softmax",
+        kind=config["kind"],
         heads=heads,
         task_labels=(),
         complexity_labels=(),
         max_tokens=max_tokens,
         tokenizer_file=folder / "tokenizer.json",
-        weights_file=folder / "model.safetensors",
+        weights_file=folder / ("model.pt" if is_traced else "model.safetensors"),
+        pad_id=read.value("pad_id", int) if is_traced else 0,
     )
 
 

@@ -5,7 +5,8 @@ the formula under "Complexity score"): an ordinal head's score is the weighted s
 divisor, rounded to four decimals; few-shots below 0.05 count as 0; the complexity is a weighted sum of the scores,
 rounded to five.
 
-The `softmax` kind has one head for each decision. Its probabilities are the scores, and enter the same formula.
+The `softmax` kind has one head for each decision. Its probabilities are the scores, and enter the same formula. Of a
+checkpoint of your own, TorchScript included, the probabilities are all there is.
 """
 
 from __future__ import annotations
@@ -98,6 +99,11 @@ def decide_complexity(logits: Floats, checkpoint: Checkpoint, few_shot_scale: fl
     return ComplexityDecision(
         compared.argmax(axis=1), scores.astype(np.float32), _complexity(scores, checkpoint).astype(np.float32)
     )
+
+
+def head_probabilities(logits: Floats, checkpoint: Checkpoint, head: str) -> Floats:
+    """The scores [N, labels] of one head of a checkpoint of your own: softmax over logits divided by temperature."""
+    return _softmax(_head_logits(logits, checkpoint, head)).astype(np.float32)
 
 
 def one_hot(index: Indices, size: int) -> Floats:
