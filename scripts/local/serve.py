@@ -33,7 +33,7 @@ from scripts.local.routellm import (
     checkpoint_variable,
     with_routellm_policy,
 )
-from scripts.local.triton import ROOT, Triton, models_with_weights
+from scripts.local.triton import ROOT, Triton, models_with_weights, own_models
 
 _WATCH_SECONDS = 2.0
 _FAILURES_UNTIL_RESTART = 3
@@ -67,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="the configuration file (default: deploy/router-config-dynamo.yaml, or none with --strong-model)",
+    )
+    add(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="a model repository besides this project's: what scripts/add_policy filled",
     )
     add(
         "--upstream",
@@ -144,10 +150,17 @@ def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
     given = options.upstream or os.environ.get("DYNAMO_API_BASE")
     upstream = given or demo_url
     environ = os.environ | checkpoint_variable(options)
-    triton = Triton(options.triton_port, options.state / "triton", models=models_with_weights(environ), environ=environ)
-    environ |= {"DYNAMO_API_BASE": upstream, "TRITON_GRPC_URL": triton.grpc_url}
     config_file = _config_file(options, stack)
+    environ |= {"DYNAMO_API_BASE": upstream, "TRITON_GRPC_URL": f"127.0.0.1:{options.triton_port + 1}"}
     config = load_config(config_file, environ)
+    wanted = {policy.name: policy.triton_model for policy in config.policies.values()}
+    triton = Triton(
+        options.triton_port,
+        options.state / "triton",
+        models=(*models_with_weights(environ), *own_models(wanted, options.models)),
+        environ=environ,
+        options=[f"--model-repository={options.models}"] if options.models else [],
+    )
     demo_models = [] if given else _models_at(config, demo_url)
     demo = DemoDynamo(options.dynamo_port, demo_models, options.state / "dynamo")
     for warning in config.warnings:

@@ -100,6 +100,27 @@ def models_with_weights(environ: Mapping[str, str]) -> tuple[str, ...]:
     return (*ENSEMBLES, *(model for model, variable in _ROUTELLM_VARIABLES.items() if environ.get(variable)))
 
 
+def own_models(wanted: Mapping[str, str], repository: Path | None) -> tuple[str, ...]:
+    """The models of `repository` among those that policies want; `wanted`: the Triton model of each policy's name.
+
+    Raises StartError: the folder is none or holds a model of this project, or a policy's model is nowhere.
+    """
+    if repository is not None and not repository.is_dir():
+        raise StartError(f"--models {repository} is no folder")
+    ours, others = _models_in(ROOT / "model_repository"), _models_in(repository) if repository else set()
+    if both := sorted(ours & others):  # Triton would load neither
+        raise StartError(f"--models {repository} holds {both[0]}, which is this project's own: take it out there")
+    for policy, model in wanted.items():
+        if model not in ours | others:
+            where = f"in {repository}" if repository else "in a folder that --models names"
+            raise StartError(f"policy {policy!r}: there is no model {model!r}, neither in model_repository nor {where}")
+    return tuple(sorted(others & set(wanted.values())))
+
+
+def _models_in(repository: Path) -> set[str]:
+    return {file.parent.name for file in repository.glob("[!.]*/config.pbtxt")}
+
+
 def infer(http_url: str, seconds: float) -> bool:
     """Classify one word through `router_ensemble` over HTTP."""
     body = {"inputs": [{"name": "INPUT", "datatype": "BYTES", "shape": [1, 1], "data": [["ping"]]}]}

@@ -335,7 +335,8 @@ def _may_write(folder: Path) -> bool:
 
 
 def _describe(folder: Path) -> dict[str, Any]:
-    """A model's folder: its versions, its config's text, the SHA-256 of the other files beside it."""
+    """A model's folder: its versions, its config's text, the SHA-256 of other files beside it, the texts of labels."""
+    labels = [file for file in _top_files(folder) if file.name.endswith("_labels.txt")]
     others = {file.name: _digest(file) for file in _top_files(folder)}
     config = folder / "config.pbtxt"
     return {
@@ -343,6 +344,7 @@ def _describe(folder: Path) -> dict[str, Any]:
         "config": config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None,
         "files": others,
         "writable": os.access(folder, os.W_OK),
+        "labels": {file.name: file.read_text(encoding="utf-8", errors="replace") for file in labels},
     }
 
 

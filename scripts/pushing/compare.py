@@ -31,7 +31,7 @@ _SHOWN = 20
 
 @dataclass(frozen=True)
 class Row:
-    """A prompt, with its true label by head where the file has one."""
+    """A prompt, with its true label by head where the file has one; `label` is that of the only head."""
 
     prompt: str
     labels: Mapping[str, str]
@@ -106,8 +106,8 @@ class Comparison:
 
 
 def read_prompts(path: Path) -> list[Row]:
-    """Prompts as JSON lines: `prompt` or `text`, and labels as scripts/evaluate reads them (`task`, `complexity`, or
-    `label` in a folder of such a name).
+    """Prompts as JSON lines: `prompt` or `text`, and labels under their heads' names, or `label` for a model with one
+    head; in a folder called task or complexity `label` is that head's, as scripts/evaluate reads it.
 
     Raises PushError, with the line's number.
     """
@@ -162,7 +162,9 @@ def compare(rows: Sequence[Row], old: Sequence[Answer], new: Sequence[Answer]) -
         raise PushError("the model has no output that ends in _label, and no strong_win_rate: nothing to compare")
     found = {}
     for head in heads:
-        truth = [row.labels.get(head) for row in rows]
+        # A RouteLLM router's only head has no labels that a file could name.
+        only = "label" if len(heads) == 1 and head != _ROUTE else head
+        truth = [row.labels.get(head, row.labels.get(only)) for row in rows]
         found[head] = shift(_given(old, head), _given(new, head), truth)
     return Comparison(found)
 
@@ -242,10 +244,10 @@ def _read_row(line: str, path: Path, number: int) -> Row:
     prompt = value.get("prompt", value.get("text"))
     if not isinstance(prompt, str) or not prompt.strip():
         raise PushError(f"{at}: 'prompt' (or 'text') should be a text")
-    labels = {head: value[head] for head in ("task", "complexity") if isinstance(value.get(head), str)}
+    labels = {head: label for head, label in value.items() if isinstance(label, str) and head not in ("prompt", "text")}
     folder = path.absolute().parent.name
-    if folder in ("task", "complexity") and isinstance(value.get("label"), str):
-        labels[folder] = value["label"]
+    if folder in ("task", "complexity") and "label" in labels:
+        labels[folder] = labels.pop("label")
     return Row(prompt, labels)
 
 

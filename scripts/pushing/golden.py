@@ -17,12 +17,13 @@ from scripts.pushing.errors import PushError
 DEFAULT = Path(__file__).with_name("golden.jsonl")
 _TOLERANCE = 2e-3  # reduced precision on another device
 
-Expected = str | float | tuple[float, float]
+Expected = str | float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Golden:
-    """A prompt, and what each of some outputs should be: a text, a number, or a number from one to another."""
+    """A prompt, and what each of some outputs should be: a text, a number, or a number from one to another; or a number
+    for each of its values, as scores have one for each label."""
 
     prompt: str
     expect: Mapping[str, Expected]
@@ -72,7 +73,7 @@ def _faults(golden: Golden, answer: Mapping[str, NDArray[Any]]) -> list[str]:
     for name, expected in golden.expect.items():
         values = answer[name].ravel()
         if len(values) != 1:
-            found.append(f"{name} has {len(values)} values, and golden prompts are about one")
+            found += _faults_of_each(name, values, expected)
             continue
         value = values[0].decode(errors="replace") if isinstance(values[0], bytes) else values[0].item()
         if not _is(value, expected):
@@ -80,12 +81,23 @@ def _faults(golden: Golden, answer: Mapping[str, NDArray[Any]]) -> list[str]:
     return found
 
 
+def _faults_of_each(name: str, values: NDArray[Any], expected: Expected) -> list[str]:
+    if not isinstance(expected, tuple) or len(expected) != len(values):
+        count = len(expected) if isinstance(expected, tuple) else 1
+        return [f"{name} has {len(values)} values, and the golden prompt {count}"]
+    return [
+        f"{name}[{number}] is {_plain(value)} and should be {_plain(wanted)}"
+        for number, (value, wanted) in enumerate(zip(values.tolist(), expected, strict=True))
+        if not _is(value, wanted)
+    ]
+
+
 def _is(value: object, expected: Expected) -> bool:
     if isinstance(expected, str) or isinstance(value, str):
         return value == expected
     number = float(value)  # type: ignore[arg-type]
     if isinstance(expected, tuple):
-        return expected[0] <= number <= expected[1]
+        return len(expected) == 2 and expected[0] <= number <= expected[1]
     return math.isclose(number, expected, abs_tol=_TOLERANCE)
 
 
@@ -108,11 +120,11 @@ def _expected(value: object, at: str) -> Expected:
     try:
         if _is_number(value):
             return float(value)  # type: ignore[arg-type]
-        if isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]:
-            return float(value[0]), float(value[1])
+        if isinstance(value, list) and len(value) > 1 and all(map(_is_number, value)):
+            return tuple(map(float, value))
     except OverflowError:
         raise PushError(f"{at} is a number beyond all floating-point numbers") from None
-    raise PushError(f"{at} should be a text, a number or [low, high], and is {value!r}")
+    raise PushError(f"{at} should be a text, a number, [low, high] or a number for each value, and is {value!r}")
 
 
 def _is_number(value: object) -> bool:
@@ -121,7 +133,7 @@ def _is_number(value: object) -> bool:
 
 def _plain(value: object) -> str:
     if isinstance(value, tuple):
-        return f"from {value[0]:g} to {value[1]:g}"
+        return f"from {value[0]:g} to {value[1]:g}" if len(value) == 2 else f"{len(value)} values"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

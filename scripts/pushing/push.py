@@ -22,7 +22,7 @@ from scripts.pushing.kubernetes import SERVER, Cluster, Pods, find_target, in_po
 from scripts.pushing.note import note
 from scripts.pushing.promote import Change, Examiner, Fleet, Served, look, make, recover
 from scripts.pushing.replica import Replica
-from scripts.pushing.source import CLASSIFIER, content_key, fitted, measure_all, parse_config, read_source
+from scripts.pushing.source import CLASSIFIER, content_key, fitted, is_own, measure_all, parse_config, read_source
 from scripts.pushing.trial import try_locally
 from scripts.pushing.volume import Volume
 
@@ -111,7 +111,8 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="SOURCE",
         help="a Triton model's folder (config.pbtxt, and versions, of which the highest is pushed), or a checkpoint's "
-        "(config.json, model.safetensors, ...), which this project's adapter of --model reads",
+        "(config.json, model.safetensors, ...), which this project's adapter of --model reads; NAME_classifier for a "
+        "policy that scripts/add_policy added",
     )
     add("--model", metavar="NAME", help=f"whose version a checkpoint becomes (default: {CLASSIFIER})")
     add("--rollback", metavar="MODEL", help="take the highest version of MODEL out instead, and serve the one below")
@@ -141,8 +142,8 @@ def parser() -> argparse.ArgumentParser:
         "--compare",
         type=Path,
         metavar="FILE",
-        help="prompts as JSON lines: 'prompt' or 'text'; with labels, as scripts/evaluate reads them, the calibration "
-        "error of both is compared too",
+        help="prompts as JSON lines: 'prompt' or 'text'; with labels, as scripts/evaluate reads them or under their "
+        "head's name, the calibration error of both is compared too",
     )
     add(
         "--min-agreement",
@@ -169,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 _GOLDEN = (
-    'JSON lines, {"prompt": TEXT, "expect": {OUTPUT: TEXT, NUMBER or [LOW, HIGH]}} (default: '
+    'JSON lines, {"prompt": TEXT, "expect": {OUTPUT: TEXT, NUMBER, [LOW, HIGH] or a list of all values}} (default: '
     "scripts/pushing/golden.jsonl, as far as the model has its outputs)"
 )
 
@@ -217,6 +218,10 @@ def push(options: argparse.Namespace, report: Report, interrupts: Interrupts) ->
         served = inventory.models.get(source.model)
         if served is not None:
             source = fitted(source, served)
+        elif source.checkpoint is not None and not source.config_is_ours and is_own(source.checkpoint):
+            raise PushError(
+                f"{source.model} is not on the volume: push the folders that scripts/add_policy makes first"
+            )
         examiner = Examiner(source.model, source.config, golden)
         if rows and (served is None or not served.versions):
             raise PushError(f"{source.model} is not on the volume: there is nothing to compare with")

@@ -35,6 +35,7 @@ class Replica:
 
     def __init__(self, name: str, url: str, headers: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self.url = url
         self.headers = dict(headers or {})
         self._client = InferenceServerClient(url, channel_args=_CHANNEL_ARGUMENTS)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +16,16 @@ from google.protobuf import text_format  # type: ignore[import-untyped]
 from tqdm import tqdm
 from tritonclient.grpc.model_config_pb2 import TYPE_STRING, ModelConfig
 
-from classifiers.checkpoint import SHIPPED, CheckpointError, checkpoint_digest, load_checkpoint, read_shapes
+from classifiers.checkpoint import (
+    SHIPPED,
+    CheckpointError,
+    checkpoint_digest,
+    load_checkpoint,
+    names_heads,
+    read_config,
+    read_shapes,
+)
+from scripts.adding.models import ADAPTER, classifier_files, read_labels
 from scripts.fetching import loading
 from scripts.fetching.record import RECORD, Expected, Held, fault, measure, read_record
 from scripts.local.triton import ROOT
@@ -64,7 +76,7 @@ class Source:
 
     def expected_checkpoint(self, number: int) -> str | None:
         """The `checkpoint` that it should answer with, where that can be told without loading it."""
-        if self.model != CLASSIFIER or self.checkpoint is None:
+        if self.checkpoint is None or not (self.model == CLASSIFIER or is_own(self.checkpoint)):
             return None
         checkpoint = load_checkpoint(self.checkpoint)
         return f"{checkpoint.name}:{number}:{checkpoint_digest(checkpoint)}"
@@ -122,6 +134,8 @@ def fitted(source: Source, served: Served) -> Source:
         raise PushError(f"{source.model} on the volume has no {CONFIG}: repair it, or push under another name")
     there = parse_config(served.config, f"{CONFIG} of {source.model} on the volume")
     if not source.config_is_ours:
+        if source.checkpoint is not None and is_own(source.checkpoint):
+            _require_same_labels(source, read_labels(served.labels))
         if _tensors(there) != _tensors(source.config):
             raise PushError(
                 f"the adapter of {source.model} has other tensors than {CONFIG} on the volume: a version can't change "
@@ -137,6 +151,14 @@ def fitted(source: Source, served: Served) -> Source:
         if name != CONFIG and measure(file).sha256 != served.files.get(name):
             raise PushError(f"{name} of {source.model} differs from the one on the volume: push under another name")
     return source
+
+
+def is_own(checkpoint: Path) -> bool:
+    """Whether a folder is a checkpoint of your own, with heads that its config names."""
+    try:
+        return names_heads(read_config(checkpoint))
+    except CheckpointError:
+        return False  # whoever reads it says why
 
 
 def parse_config(text: str, where: str) -> ModelConfig:
@@ -175,12 +197,14 @@ def _read_model(folder: Path, model: str | None) -> Source:
     _check_files(version, files)
     if checkpoint is not None:
         _check_files(checkpoint, _files(checkpoint))
-        if name in _READERS:
+        if name in _READERS or is_own(checkpoint):
             _check_checkpoint(checkpoint, name)
     return Source(name, config, True, beside, files, checkpoint, number)
 
 
 def _read_checkpoint(folder: Path, model: str) -> Source:
+    if model not in _READERS and is_own(folder):
+        return _read_own(folder, model)
     adapter = ROOT / "model_repository" / model
     if model not in _READERS:
         raise PushError(f"{folder} holds no {CONFIG}, and {model!r} is none of {', '.join(_READERS)}")
@@ -193,6 +217,52 @@ def _read_checkpoint(folder: Path, model: str) -> Source:
     beside = {each.name: each for each in sorted(adapter.iterdir()) if each.is_file()}
     shipped = {f"{SHIPPED}/{path}": file for path, file in files.items()}
     return Source(model, config, False, beside, {"model.py": adapter / "1" / "model.py"} | shipped, folder, None)
+
+
+def _read_own(folder: Path, model: str) -> Source:
+    """Beside what scripts/add_policy made of another one: the same adapter, config and labels are made again."""
+    files = _files(folder)
+    _check_files(folder, files)
+    _check_checkpoint(folder, model)
+    beside = _written(classifier_files(model, load_checkpoint(folder).heads))
+    config = parse_config(_read_text(beside[CONFIG]), CONFIG)
+    shipped = {f"{SHIPPED}/{path}": file for path, file in files.items()}
+    return Source(model, config, False, beside, {"model.py": ADAPTER} | shipped, folder, None)
+
+
+def _written(files: Mapping[str, str]) -> dict[str, Path]:
+    """In a folder that is gone with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="push_models."))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="")
+    return {name: folder / name for name in files}
+
+
+def _require_same_labels(source: Source, there: Mapping[str, tuple[str, ...]]) -> None:
+    """Raises PushError naming the heads and labels that differ: clients know them by their places."""
+    here = read_labels({name: _read_text(file) for name, file in source.model_files.items()})
+    faults = []
+    if set(here) != set(there):
+        faults.append(
+            f"its heads are {', '.join(sorted(here))}, and on the volume {', '.join(sorted(there)) or 'none'}"
+        )
+    differing = [head for head in sorted(here.keys() & there.keys()) if here[head] != there[head]]
+    faults += [f"{head}: {_difference(here[head], there[head])}" for head in differing]
+    if faults:
+        raise PushError(
+            f"{source.model}: the checkpoint has other labels than the volume ({'; '.join(faults)}), which a version "
+            "can't change: scripts/add_policy adds it under another name"
+        )
+
+
+def _difference(here: tuple[str, ...], there: tuple[str, ...]) -> str:
+    parts = []
+    if new := [label for label in here if label not in there]:
+        parts.append(f"new {', '.join(map(repr, new))}")
+    if missing := [label for label in there if label not in here]:
+        parts.append(f"missing {', '.join(map(repr, missing))}")
+    return ", ".join(parts) or "the same ones in another order"
 
 
 def _check_files(folder: Path, files: Mapping[str, Path]) -> None:
@@ -225,9 +295,15 @@ def _recorded(folder: Path) -> dict[str, Expected]:
 
 def _check_checkpoint(folder: Path, model: str) -> None:
     try:
-        _READERS[model](folder)
+        _READERS.get(model, _load_own)(folder)
     except CheckpointError as error:
         raise PushError(_one_line(str(error))) from None
+
+
+def _load_own(folder: Path) -> None:
+    from classifiers.heads import HeadsClassification  # torch takes seconds
+
+    HeadsClassification(load_checkpoint(folder), "1")
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,12 +27,14 @@ _SPARE = 64 << 20  # bytes that stay free on the volume
 
 @dataclass(frozen=True)
 class Served:
-    """A model on the volume. `files`: the SHA-256 of those beside its config, by name."""
+    """A model on the volume. `files`: the SHA-256 of those beside its config, by name; `labels`: the texts of those of
+    them that end in _labels.txt."""
 
     versions: Sequence[int]
     config: str | None
     files: Mapping[str, str]
     writable: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
