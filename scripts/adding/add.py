@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ A TorchScript file is a program: loading it runs what is in it. Add none that yo
 
 Exit code: 0; 1 it can't be served or written; 2 wrong arguments, checkpoint or configuration."""
 _CHANGE_ME = "change-me"
+_SNAPSHOT = "snapshot-{}.json"  # of a head, in a checkpoint that scripts/train_classifier wrote
 
 
 @dataclass(frozen=True)
@@ -162,10 +163,17 @@ def add(options: argparse.Namespace) -> Added:
         )
         checkpoint, classification = _load(folder)
         policies = models.policy_names(options.name, checkpoint.heads)
-        stanzas = [Stanza(policies[head.name], head.labels, options.model) for head in checkpoint.heads]
-        text = _checked_config(options.config, stanzas)
         made = models.model_files(options.name, checkpoint.heads)
         place.require_free(options.repository, options.name, made)
+        snapshots = _snapshots(folder, options.config, policies)
+        stanzas = [
+            Stanza(policies[head.name], head.labels, options.model, snapshots.get(head.name))
+            for head in checkpoint.heads
+        ]
+        if options.config is not None:
+            copies = {options.config.parent / name: folder / _SNAPSHOT.format(head) for head, name in snapshots.items()}
+            stack.enter_context(place.copied(copies))
+        text = _checked_config(options.config, stanzas)
         stage = stack.enter_context(place.staging(options.repository))
         place.write_models(stage, options.name, made, folder)
         not_tried = try_models(stage, checkpoint, classification, policies)
@@ -186,6 +194,14 @@ def _load(folder: Path) -> tuple[Checkpoint, HeadsClassification]:
     if faults:
         raise AddError(*faults)
     return checkpoint, classification
+
+
+def _snapshots(checkpoint: Path, config: Path | None, policies: Mapping[str, str]) -> dict[str, str]:
+    """What the calibration snapshot of each head that has one is called beside the configuration, if there is one."""
+    if config is None:
+        return {}
+    heads = [head for head in policies if (checkpoint / _SNAPSHOT.format(head)).is_file()]
+    return {head: f"{policies[head]}-snapshot.json" for head in heads}
 
 
 def _checked_config(file: Path | None, stanzas: Sequence[Stanza]) -> str:

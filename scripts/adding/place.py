@@ -63,6 +63,29 @@ def write_models(stage: Path, name: str, models: Mapping[str, Mapping[str, str]]
     )
 
 
+@contextmanager
+def copied(files: Mapping[Path, Path]) -> Iterator[None]:
+    """A copy of each file under another name; `files` by those names. They go again when what follows fails.
+
+    Raises AddError: something is there already; PlaceError: it can't be written.
+    """
+    done: list[Path] = []
+    try:
+        for target, source in files.items():
+            if target.exists() or target.is_symlink():
+                raise AddError(f"{target} is there already")
+            try:
+                shutil.copyfile(source, target)
+            except OSError as error:
+                raise PlaceError(f"{target}: can't be written ({error.strerror})") from None
+            done.append(target)
+        yield
+    except BaseException:
+        for target in done:
+            target.unlink()
+        raise
+
+
 def put(stage: Path, repository: Path, models: Mapping[str, object], then: Callable[[], None]) -> None:
     """Renames the models into place and does `then`; all of it, or nothing.
 

@@ -14,7 +14,7 @@ import httpx2
 import numpy as np
 import pytest
 import yaml
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from classifiers.checkpoint import Head, checkpoint_digest, is_label, load_checkpoint
@@ -29,6 +29,8 @@ from scripts.adding.traced import read_labels as read_label_file
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import StartError, free_ports, wait_until
 from scripts.local.triton import ROOT, Triton, own_models
+from scripts.pushing.compare import compare, read_prompts
+from scripts.pushing.golden import faults, read_golden
 from scripts.pushing.push import main as push
 from scripts.pushing.replica import Replica
 from tests.conftest import DEFAULT_CONFIG, MODELS, running_gateway
@@ -142,11 +144,12 @@ def test_gateway_routes_by_it(added: Added, dynamo: DemoDynamo, tmp_path: Path) 
     text = (added.folder / "config.yaml").read_text()
     config.write_text(text.replace("default_policy: task_router", "default_policy: moved_router"))
     expected = blueprint_labels(classifier(), added.folder / "tokenizer", PROMPTS[:3], LABELS)
-    environ = {"DYNAMO_API_BASE": dynamo.url, "TRITON_GRPC_URL": added.triton.grpc_url}
-    with running_gateway(config, tmp_path, **environ) as gateway:
+    urls = {"DYNAMO_API_BASE": dynamo.url, "TRITON_GRPC_URL": added.triton.grpc_url}
+    with running_gateway(config, tmp_path, True, (), None, **urls) as gateway:
         routed = [httpx2.post(f"{gateway.url}/v1/route", json={"model": "moved_router", "prompt": prompt}, timeout=60)
                   for prompt in PROMPTS[:3]]  # fmt: skip
         assert [answer.json()["label"] for answer in routed] == expected
+        assert {answer.json()["checkpoint"].rsplit(":", 1)[0] for answer in routed} == {"moved:1"}
         body = {"model": "own_intent_router", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
         answer = httpx2.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code == 200 and answer.json()["model"] == MODELS[0]
@@ -157,22 +160,20 @@ def test_gateway_routes_by_it(added: Added, dynamo: DemoDynamo, tmp_path: Path) 
 def test_push_of_a_checkpoint_trained_anew(
     added: Added, tmp_path: Path, without_triton: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It becomes the next version beside what add_policy made, golden prompts and a comparison included; the ensemble
-    is pushed like any model."""
+    """It becomes the next version beside what add_policy made, once golden prompts are answered; the ensemble is pushed
+    like any model."""
     anew = write_own(tmp_path / "anew", HEADS, seed=1)
     (outputs,) = HeadsClassification(load_checkpoint(anew), "2").answers([[b"hi"]], [["intent_label", "intent_scores"]])
     expect = {
         "intent_label": outputs["intent_label"].item().decode(),
         "intent_scores": outputs["intent_scores"][0].tolist(),
     }
-    golden, prompts = tmp_path / "golden.jsonl", tmp_path / "prompts.jsonl"
+    golden = tmp_path / "golden.jsonl"
     golden.write_text(json.dumps({"prompt": "hi", "expect": expect}))
-    prompts.write_text("".join(json.dumps({"text": text or "?", "urgent": "no"}) + "\n" for text in PROMPTS))
-    lenient = ["--min-agreement", "0", "--max-label-shift", "1", "--max-calibration-shift", "1"]
     arguments = [str(anew), "--model", "own_classifier", *added.where, "--json"]
-    assert push([*arguments, "--golden", str(golden), "--compare", str(prompts), *lenient]) == 0
+    assert push([*arguments, "--golden", str(golden)]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["version"] == 2 and report["compare"]["urgent"]["labelled"] == len(PROMPTS)
+    assert report["version"] == 2 and report["golden"] == 1
     (checkpoint,) = _ask(added, "own_urgent_router_ensemble", ["hi"], "checkpoint")
     assert checkpoint.item().decode() == f"toy-intents:2:{checkpoint_digest(load_checkpoint(anew))}"
 
@@ -212,6 +213,7 @@ def test_push_of_what_was_never_added(added: Added, tmp_path: Path, capsys: pyte
 _labels = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(is_label)
 
 
+@settings(max_examples=30)
 @given(st.lists(_labels, min_size=2, max_size=6, unique=True).filter(lambda labels: not check_labels(labels)))
 @example(
     ["yes", "no", "1", "null", "~", "1e3", "0x1F", "2024-01-01", "- a", "? b", "a: b", "a #b", "#", "'", '"', "{", "&a"]
@@ -336,6 +338,33 @@ def test_wrong_label_files(tmp_path: Path, text: str, complaints: list[str]) -> 
     assert all(complaint in fault for complaint, fault in zip(complaints, caught.value.faults, strict=True))
 
 
+def test_labels_of_a_comparison(tmp_path: Path) -> None:
+    """A file names the true labels by their heads, or by `label` where the model has one head."""
+    (tmp_path / "prompts.jsonl").write_text('{"text": "a", "label": "x"}\n{"prompt": "b", "urgent": "no"}\n')
+    rows = read_prompts(tmp_path / "prompts.jsonl")
+    one = [{"intent_label": np.array([b"x"]), "intent_scores": np.array([0.5, 0.5])}] * 2
+    two = [{"urgent_label": np.array([b"no"])} | each for each in one]
+    assert compare(rows, one, one).heads["intent"].labelled == 1
+    assert {head: shift.labelled for head, shift in compare(rows, two, two).heads.items()} == {"urgent": 1, "intent": 0}
+
+
+@pytest.mark.parametrize(
+    ("expected", "complaint"),
+    [
+        ([0.3, 0.7], None),
+        ([0.7, 0.3], "x_scores[0] is 0.3 and should be 0.7"),
+        ([0.3, 0.7, 0], "x_scores has 2 values, and the golden prompt 3"),
+        (0.3, "x_scores has 2 values, and the golden prompt 1"),
+    ],
+)
+def test_golden_scores(tmp_path: Path, expected: object, complaint: str | None) -> None:
+    """A golden prompt says of scores what each of them should be."""
+    (tmp_path / "golden.jsonl").write_text(json.dumps({"prompt": "a", "expect": {"x_scores": expected}}))
+    golden = read_golden(tmp_path / "golden.jsonl", ["x_scores"])
+    found = faults(golden, [{"x_scores": np.array([0.3, 0.7])}])
+    assert [fault.removesuffix(" for 'a'") for fault in found][:1] == ([complaint] if complaint else [])
+
+
 # Nothing, or all of it.
 
 
@@ -399,8 +428,9 @@ def test_refused(
 
 
 def test_refused_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str], without_triton: None) -> None:
-    """A configuration that the gateway would refuse is named with its faults, and nothing is written."""
-    write_own(tmp_path / "own")
+    """A configuration or snapshot that the gateway would refuse is named with its faults, and nothing is written."""
+    own = write_own(tmp_path / "own")
+    (own / "snapshot-intent.json").write_text("{}")
     text = "policies:\n  - name: a\n    url: http://here/v2/models/a/infer\n    llms: []\nsurprise: 1\n"
     (tmp_path / "config.yaml").write_text(text)
     before = snapshot(tmp_path)
@@ -412,12 +442,19 @@ def test_refused_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_added_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], without_triton: None) -> None:
-    """A new configuration passes the gateway's check; the same name again is refused, and push_models named."""
-    arguments = ["intent", "--checkpoint", str(write_own(tmp_path / "own")), "--repository", str(tmp_path / "models")]
+    """A new configuration passes the gateway's check, the calibration snapshot beside it; the same name again is refused,
+    and push_models named."""
+    own = write_own(tmp_path / "own")
+    labels = {label: 1 / len(THREE["intent"]) for label in THREE["intent"]}
+    shares = {"checkpoint": None, "rows": 3, "label": labels, "confidence": {}, "length": {}, "language": {"en": 1.0}}
+    (own / "snapshot-intent.json").write_text(json.dumps(shares))
+    arguments = ["intent", "--checkpoint", str(own), "--repository", str(tmp_path / "models")]
     assert main([*arguments, "--config", str(tmp_path / "config.yaml")]) == 0
     assert "change-me" in capsys.readouterr().out
     config = load_config(tmp_path / "config.yaml", {"DYNAMO_API_BASE": "http://dynamo"})
     assert list(config.policies["intent_router"].upstreams) == list(THREE["intent"]) and not config.warnings
+    assert config.snapshots["intent_router"].rows == 3
+    assert (tmp_path / "intent_router-snapshot.json").read_text() == (own / "snapshot-intent.json").read_text()
     assert set(snapshot(tmp_path / "models")) >= {"intent_classifier/1/checkpoint/model.safetensors"}
     assert not list((tmp_path / "models").glob(".*"))
     before = snapshot(tmp_path)
