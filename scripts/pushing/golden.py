@@ -124,7 +124,7 @@ def _expected(value: object, at: str) -> Expected:
             return tuple(map(float, value))
     except OverflowError:
         raise PushError(f"{at} is a number beyond all floating-point numbers") from None
-    raise PushError(f"{at} should be a text, a number, [low, high] or a number for each value, and is {value!r}")
+    raise PushError(f"{at} should be a text, a number or [low, high], or a number for each value, and is {value!r}")
 
 
 def _is_number(value: object) -> bool:

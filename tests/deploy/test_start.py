@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from classifiers.checkpoint import Head
+from scripts.adding.models import model_files
 from scripts.local.process import Process, free_ports, wait_until
 from scripts.local.triton import ENSEMBLES, ROOT, find_server, infer
 
@@ -139,6 +141,18 @@ def test_routellm_routers_with_weights_are_loaded(tmp_path: Path) -> None:
     assert sorted(started.loaded) == sorted([*ENSEMBLES, "routellm_bert", "routellm_causal_llm"])
 
 
+def test_what_add_policy_made_is_loaded(repository: Path, tmp_path: Path) -> None:
+    """The ensemble of each head, which brings its classifier along; a TorchScript network needs no pytorch backend."""
+    heads = [Head(name, 2, 1.0, ("yes", "no")) for name in ("intent", "urgent")]
+    for model, files in model_files("own", heads).items():
+        (repository / model / "1").mkdir(parents=True)
+        for path, text in files.items():
+            (repository / model / path).write_text(text)
+    started = Started(tmp_path, repository)
+    assert started.loaded == ["own_intent_router_ensemble", "own_urgent_router_ensemble"]
+    assert started.said == [f"loading {', '.join(started.loaded)}"]
+
+
 def test_torchscript_without_its_backend_is_named_and_the_others_go_on(repository: Path, tmp_path: Path) -> None:
     """The network, the ensemble around it and its other parts each get a line; the way over is said once."""
     write_blueprint(repository)
@@ -150,7 +164,7 @@ def test_torchscript_without_its_backend_is_named_and_the_others_go_on(repositor
         "task_router is not served: it is TorchScript, and this Triton has no pytorch backend",
         "task_router_ensemble is not served: its part task_router can't be served",
     ]
-    assert "scripts/push_models" in started.said[4]
+    assert "scripts/add_policy --torchscript" in started.said[4]
     assert started.said[5:] == ["loading complexity_router_ensemble"]
 
 

@@ -442,8 +442,8 @@ def test_refused_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_added_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], without_triton: None) -> None:
-    """A new configuration passes the gateway's check, the calibration snapshot beside it; the same name again is refused,
-    and push_models named."""
+    """A new configuration passes the gateway's check, its calibration snapshot beside it; the same name again is
+    refused, and push_models named."""
     own = write_own(tmp_path / "own")
     labels = {label: 1 / len(THREE["intent"]) for label in THREE["intent"]}
     shares = {"checkpoint": None, "rows": 3, "label": labels, "confidence": {}, "length": {}, "language": {"en": 1.0}}

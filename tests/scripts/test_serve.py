@@ -15,11 +15,13 @@ import pytest
 
 from classifiers.routellm.mf import EMBEDDED_MF
 from gateway.config import ConfigError
+from scripts.adding.add import main as add_policy
 from scripts.local.process import Process, free_port, free_ports, wait_until
 from scripts.local.routellm import with_routellm_policy
 from scripts.local.serve import parser
-from tests.conftest import ROOT
+from tests.conftest import DEFAULT_CONFIG, ROOT
 from tests.gateway.client import eventually
+from tests.own_checkpoint import THREE, write_own
 from tests.processes import commands, stubs_of
 
 _SECONDS = 300
@@ -85,6 +87,19 @@ def _reason(url: str) -> str:
     body = {"messages": [{"role": "user", "content": "hello"}]}
     reason: str = httpx2.post(f"{url}/v1/route", json=body, timeout=60).json()["reason"]
     return reason
+
+
+@pytest.mark.rare
+def test_models_of_ones_own(tmp_path: Path) -> None:
+    """With --models a policy that scripts/add_policy added is decided by its own model."""
+    arguments = ["intent", "--checkpoint", str(write_own(tmp_path / "own")), "--model", "demo"]
+    where = ["--repository", str(tmp_path / "models"), "--config", str(tmp_path / "config.yaml")]
+    assert add_policy([*arguments, *where]) == 0
+    with _serving(tmp_path, "--config", where[3], "--models", where[1]) as (_, url):
+        body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+        answer = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+    assert answer.headers["x-router-reason"] == "decided" and answer.headers["x-router-policy"] == "intent_router"
+    assert answer.headers["x-chosen-classifier"] in THREE["intent"] and answer.json()["model"] == "demo"
 
 
 def test_one_that_dies_stops_the_rest(tmp_path: Path) -> None:
@@ -232,6 +247,16 @@ def test_a_wrong_configuration_starts_nothing(tmp_path: Path) -> None:
         f"{config}: extra: unknown key",
     ]
     assert not (tmp_path / "state").exists()
+
+
+def test_a_policy_whose_model_is_nowhere(tmp_path: Path) -> None:
+    """It is named before anything starts: its requests would all go to the fallback."""
+    config = tmp_path / "config.yaml"
+    config.write_text(DEFAULT_CONFIG.read_text().replace("task_router_ensemble", "intent_router_ensemble"))
+    done = _run("--config", str(config), "--state", str(tmp_path / "state"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: policy 'task_router': there is no model 'intent_router_ensemble'")
+    assert "--models" in done.stderr and not (tmp_path / "state").exists()
 
 
 def test_defaults_are_the_documented_ports() -> None:
