@@ -99,7 +99,7 @@ class TorchScriptNetwork:
                 answer = self._module(ids.to(self._device), mask.to(self._device))
         except (RuntimeError, IndexError, TypeError) as error:
             where = f"{len(rows)} x {length} tokens on {self._device}"
-            raise CheckpointError(f"{self._file}: does not run ({where}): {_reason(error)}") from None
+            raise CheckpointError(f"{self._file}: does not run ({where}): {_reason(error)}{_hint(error)}") from None
         logits = _logits(answer)
         if logits is None or logits.shape != (len(rows), self._labels):
             found = "no tensor" if logits is None else f"{list(logits.shape)}"
@@ -138,6 +138,12 @@ def _logits(answer: Any) -> Tensor | None:
     elif isinstance(answer, tuple | list):
         answer = next(iter(answer), None)
     return answer if isinstance(answer, Tensor) else None
+
+
+def _hint(error: Exception) -> str:
+    if "device" not in str(error).lower() and "cuda" not in str(error).lower():
+        return ""
+    return "; a trace may hold on to the device that it was made on: trace it there, or set its instance_group's kind"
 
 
 def _reason(error: Exception) -> str:
