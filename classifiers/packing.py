@@ -91,10 +91,10 @@ def pack(
         yield _pack_part(rows, lengths, part, device)
 
 
-def pad(rows: Sequence[NDArray[np.int32]]) -> Packed:
-    """The prompts in their own order as one part of one group, padded to the longest; for training on a CPU."""
+def pad(rows: Sequence[NDArray[np.int32]], device: str = "cpu") -> Packed:
+    """The prompts in their own order as one part of one group, padded to the longest; for training."""
     longest = max(map(len, rows))
-    return _pack_part(rows, [longest] * len(rows), list(range(len(rows))), "cpu")
+    return _pack_part(rows, [longest] * len(rows), list(range(len(rows))), device)
 
 
 def pool(hidden: Tensor, groups: Sequence[Group]) -> Tensor:

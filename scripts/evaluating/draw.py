@@ -3,6 +3,7 @@ matplotlib."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from scripts.evaluating.report import HeadReport
 from scripts.evaluating.risk_coverage import Point
 
 _DPI = 110
+_MANY_LABELS = 30  # more are drawn smaller
 
 
 def draw_confusion(report: HeadReport, title: str, file: Path) -> None:
@@ -22,18 +24,23 @@ def draw_confusion(report: HeadReport, title: str, file: Path) -> None:
     occurring = [number for number, name in enumerate(names) if report.labels[name].rows]
     counts = np.array(report.confusion)[occurring]
     shares = counts / counts.sum(axis=1, keepdims=True)
-    figure = Figure(figsize=(3.5 + 0.65 * len(names), 2.5 + 0.5 * len(occurring)), layout="constrained")
+    is_many = len(names) > _MANY_LABELS
+    wide, high, size = (0.2, 0.17, 7) if is_many else (0.65, 0.5, 9)
+    figure = Figure(figsize=(3.5 + wide * len(names), 2.5 + high * len(occurring)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(
-        range(len(occurring)), [f"{names[number]} ({counts[at].sum()})" for at, number in enumerate(occurring)]
-    )
+    turned = {"rotation": 90, "va": "center"} if is_many else {"rotation": 40}
+    axes.set_xticks(range(len(names)), names, ha="right", rotation_mode="anchor", parse_math=False, **turned)
+    lines = [f"{names[number]} ({counts[at].sum()})" for at, number in enumerate(occurring)]
+    axes.set_yticks(range(len(occurring)), lines, parse_math=False)
+    if is_many:
+        axes.tick_params(labelsize=size)
+        axes.grid(alpha=0.2)  # leads the eye from a cell to its labels
     axes.set(xlabel="answer", ylabel="true label (rows)", title=title)
     for (down, across), count in np.ndenumerate(counts):
         if count:
             colour = "white" if shares[down, across] > 0.5 else "black"
-            axes.text(across, down, str(count), ha="center", va="center", color=colour, fontsize=9)
+            axes.text(across, down, str(count), ha="center", va="center", color=colour, fontsize=size)
     figure.colorbar(image, ax=axes, label="share of the true label's rows")
     _save(figure, file)
 
@@ -104,4 +111,6 @@ def draw_cost_quality(evaluation: PairEvaluation, file: Path) -> None:
 
 def _save(figure: Figure, file: Path) -> None:
     FigureCanvasAgg(figure)  # no window, no display, no global state
-    figure.savefig(file, format="png", dpi=_DPI)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a label in a script that the font lacks
+        figure.savefig(file, format="png", dpi=_DPI)

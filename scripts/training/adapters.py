@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -34,11 +35,23 @@ def trainable_network(checkpoint: Checkpoint) -> PromptClassifier:
     assert checkpoint.encoder is not None  # what is trained stands on one
     encoder = load_library_encoder(checkpoint.encoder).requires_grad_(False)
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    for layer in adapted_layers(shapes):
-        outputs, inputs = shapes[f"{layer}.weight"]
-        adapter = LowRank(outputs, inputs, checkpoint.adapter_rank)
-        parametrize.register_parametrization(encoder.get_submodule(layer), "weight", adapter)
+    adapt(encoder, adapted_layers(shapes), checkpoint.adapter_rank)
     return PromptClassifier(LibraryEncoder(encoder), checkpoint.logits_size)
+
+
+def adapt(encoder: nn.Module, layers: Iterable[str], rank: int) -> None:
+    """Puts a fresh adapter on each of these linear layers."""
+    for layer in layers:
+        linear = encoder.get_submodule(layer)
+        outputs, inputs = linear.weight.shape
+        parametrize.register_parametrization(linear, "weight", LowRank(outputs, inputs, rank))
+
+
+def merge(encoder: nn.Module) -> None:
+    """Makes each adapter a part of the weight that it stands on."""
+    for module in list(encoder.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
 
 
 def save_adapters(network: PromptClassifier, checkpoint: Checkpoint, file: Path) -> None:

@@ -18,7 +18,7 @@ from scripts.training.data import NO_LABEL, Row
 from scripts.training.measure import classify_texts
 
 _TEMPERATURES = np.geomspace(0.25, 8, 501)
-_FEWEST_ROWS = 50  # of fewer, no share is worth naming
+FEWEST_ROWS = 50  # of fewer, no share is worth naming
 COVERAGE = 0.995
 """The share of held-out prompts that keep their answer; the least certain two hundredth is called Unknown."""
 
@@ -39,7 +39,7 @@ def calibrate(network: PromptClassifier, checkpoint: Checkpoint, rows: Sequence[
 
     Of too few rows nothing can be said: temperatures of 1 then, and the checkpoint's own threshold.
     """
-    if len(rows) < _FEWEST_ROWS:
+    if len(rows) < FEWEST_ROWS:
         return Calibration({"task": 1.0, "complexity": 1.0}, checkpoint.unknown_below, 0.0, 0)
     logits = classify_texts(network, checkpoint, [row.text for row in rows]).astype(np.float64)
     temperatures, unknown_below, risk = {}, 0.0, 0.0
@@ -49,7 +49,7 @@ def calibrate(network: PromptClassifier, checkpoint: Checkpoint, rows: Sequence[
         part, truth = logits[known][:, checkpoint.head_slices[head]], truth[known]
         temperatures[head] = fit_temperature(part, truth)
         if head == "task":
-            probabilities = _softmax(part / temperatures[head])
+            probabilities = softmax(part / temperatures[head])
             unknown_below, risk = threshold(probabilities, truth)
     return Calibration(temperatures, unknown_below, risk, len(rows))
 
@@ -57,7 +57,7 @@ def calibrate(network: PromptClassifier, checkpoint: Checkpoint, rows: Sequence[
 def fit_temperature(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
     """The temperature under which `truth` [N] is likeliest by `logits` [N, labels], to three decimals."""
     rows = np.arange(len(truth))
-    losses = [-np.log(_softmax(logits / temperature)[rows, truth] + 1e-12).mean() for temperature in _TEMPERATURES]
+    losses = [-np.log(softmax(logits / temperature)[rows, truth] + 1e-12).mean() for temperature in _TEMPERATURES]
     return round(float(_TEMPERATURES[int(np.argmin(losses))]), 3)
 
 
@@ -70,7 +70,8 @@ def threshold(probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> t
     return below, float((probabilities.argmax(axis=1)[kept] != truth[kept]).mean())
 
 
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The probabilities [N, labels] of each row's `logits`."""
     powers: NDArray[np.float64] = np.exp(logits - logits.max(axis=1, keepdims=True))
     total: NDArray[np.float64] = powers.sum(axis=1, keepdims=True)
     return powers / total

@@ -57,14 +57,14 @@ def training_rows(folder: Path, labels: Labels) -> list[Row]:
 
     Raises DataError: a row is broken, or of a source that is for evaluation only.
     """
-    rows = {_key(row): row for row in read_rows(folder / "labelled/train.jsonl", labels)}
+    rows = {text_key(row.text): row for row in read_rows(folder / "labelled/train.jsonl", labels)}
     weak: dict[str, Row] = {}
     for name in ("task/train.jsonl", "complexity/train.jsonl"):
         for row in read_rows(folder / name, labels):
-            weak[_key(row)] = _merge(weak.get(_key(row)), row)
+            weak[text_key(row.text)] = _merge(weak.get(text_key(row.text)), row)
     read = read_labels(OWN_LABELS, labels)
     rows = {key: _relabel(row, read) for key, row in weak.items()} | rows
-    seen = {_key(row) for name in DEV_FILES for row in read_rows(folder / name, labels)}
+    seen = {text_key(row.text) for name in DEV_FILES for row in read_rows(folder / name, labels)}
     kept = [row for key, row in rows.items() if key not in seen]
     forbidden = [row.source for row in kept if EVALUATION_ONLY in row.source]
     if forbidden:
@@ -92,6 +92,11 @@ def read_labels(path: Path, labels: Labels) -> dict[str, tuple[int, int]]:
 def text_hash(text: str) -> str:
     """The first 16 hex digits of a text's SHA-256, by which labels.tsv names it."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def text_key(text: str) -> str:
+    """What two texts have in common that differ in case and spacing alone."""
+    return " ".join(text.lower().split())
 
 
 def _relabel(row: Row, read: Mapping[str, tuple[int, int]]) -> Row:
@@ -163,7 +168,3 @@ def _merge(first: Row | None, second: Row) -> Row:
         task=second.task if first.task == NO_LABEL else first.task,
         complexity=second.complexity if first.complexity == NO_LABEL else first.complexity,
     )
-
-
-def _key(row: Row) -> str:
-    return " ".join(row.text.lower().split())

@@ -1,4 +1,5 @@
-"""The training loop: adapters and both heads, together, on rows that have one label or both."""
+"""The training loop's parts, and the loop of the embedded classifier: adapters and both heads, together, on rows that
+have one label or both."""
 
 from __future__ import annotations
 
@@ -15,9 +16,12 @@ from tqdm import tqdm
 from classifiers.checkpoint import Checkpoint
 from classifiers.network import PromptClassifier
 from classifiers.packing import pad
-from classifiers.tokenizer import PromptTokenizer
+from classifiers.tokenizer import PromptTokenizer, Tokenized
 from scripts.training.adapters import trainable_network
 from scripts.training.data import LABELLED, NO_LABEL, Row
+
+_WEIGHT_DECAY = 0.01
+_GRADIENT_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,30 @@ class Recipe:
     rows_per_step: int = 32
     learning_rate: float = 1e-3
     warmup: float = 0.06  # of all steps; from there the rate falls to 0 in a line
-    gradient_norm: float = 1.0
     # What a row weighs in each head's loss: one that was read or written one by one, and one labelled by its source or
     # a rule. Complexity has fewer rows than task, so each of them counts for more.
     task_weights: tuple[float, float] = (3.0, 1.0)
     complexity_weights: tuple[float, float] = (3.0, 2.0)
     with_opening: float = 0.1  # share of the rows that get an opening such as "Prompt: "
+
+
+class Learner:
+    """What changes a network step by step: AdamW, at rates that rise in a line from 0 over the warm-up and fall to 0 in
+    a line from there."""
+
+    def __init__(self, rates: Sequence[tuple[float, Sequence[Tensor]]], steps: int, warmup: float) -> None:
+        """`rates`: each rate with what learns at it; `warmup`: the share of all `steps` that it takes."""
+        self._learning = [parameter for _, group in rates for parameter in group]
+        groups = [{"params": list(group), "lr": rate} for rate, group in rates]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step / steps, warmup))
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._learning, _GRADIENT_NORM)
+        self.optimizer.step()
+        self.schedule.step()
 
 
 def train(checkpoint: Checkpoint, rows: Sequence[Row], recipe: Recipe) -> PromptClassifier:
@@ -47,18 +69,36 @@ def train(checkpoint: Checkpoint, rows: Sequence[Row], recipe: Recipe) -> Prompt
     # rank overfit little in a few epochs. In float32, which a CPU without matrix units multiplies faster than bfloat16.
     network = trainable_network(checkpoint).eval()
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=recipe.learning_rate, weight_decay=0.01)
+    encoded = encode(checkpoint, [row.text for row in rows])
     steps = recipe.epochs * -(-len(rows) // recipe.rows_per_step)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, recipe.warmup))
-    encoded = _encode(checkpoint, rows)
-    for chosen in tqdm(_batches(encoded, recipe), total=steps, unit="step", desc="training"):
-        optimizer.zero_grad()
-        loss = _loss(network, checkpoint, [rows[number] for number in chosen], [encoded[n] for n in chosen], recipe)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(learning, recipe.gradient_norm)
-        optimizer.step()
-        schedule.step()
+    learner = Learner([(recipe.learning_rate, learning)], steps, recipe.warmup)
+    generator = np.random.default_rng(recipe.seed)
+    with tqdm(total=steps, unit="step", desc="training") as progress:
+        for _ in range(recipe.epochs):
+            for chosen in epoch_batches(encoded, recipe.rows_per_step, generator):
+                batch = [encoded[number] for number in chosen]
+                learner.step(_loss(network, checkpoint, [rows[number] for number in chosen], batch, recipe))
+                progress.update()
     return network
+
+
+def encode(tokenized: Tokenized, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    """Each text's ids, cut as they are when serving: to head and tail."""
+    ids, _ = PromptTokenizer(tokenized).encode([text.encode() for text in texts])
+    return [row[row >= 0] for row in ids]
+
+
+def epoch_batches(
+    encoded: Sequence[NDArray[np.int32]], rows_per_step: int, generator: np.random.Generator
+) -> Iterator[list[int]]:
+    """All rows, by number, in a new order; within a stretch of it, rows of like length share a step: little padding."""
+    order = generator.permutation(len(encoded)).tolist()
+    stretch = 32 * rows_per_step
+    for start in range(0, len(order), stretch):
+        near = sorted(order[start : start + stretch], key=lambda number: len(encoded[number]))
+        batches = [near[at : at + rows_per_step] for at in range(0, len(near), rows_per_step)]
+        for number in generator.permutation(len(batches)):
+            yield batches[number]
 
 
 def _loss(
@@ -79,25 +119,6 @@ def _loss(
         losses = cross_entropy(part, torch.tensor(truth), ignore_index=NO_LABEL, reduction="none")
         loss = loss + (losses * torch.where(known, one_by_one, other)).sum() / len(rows)
     return loss
-
-
-def _encode(checkpoint: Checkpoint, rows: Sequence[Row]) -> list[NDArray[np.int32]]:
-    """Ids cut as they are when serving: to head and tail."""
-    ids, _ = PromptTokenizer(checkpoint).encode([row.text.encode() for row in rows])
-    return [row[row >= 0] for row in ids]
-
-
-def _batches(encoded: Sequence[NDArray[np.int32]], recipe: Recipe) -> Iterator[list[int]]:
-    """Each epoch's rows in a new order; within a stretch of it, rows of like length share a step: little padding."""
-    generator = np.random.default_rng(recipe.seed)
-    stretch = 32 * recipe.rows_per_step
-    for _ in range(recipe.epochs):
-        order = generator.permutation(len(encoded)).tolist()
-        for start in range(0, len(order), stretch):
-            near = sorted(order[start : start + stretch], key=lambda number: len(encoded[number]))
-            batches = [near[at : at + recipe.rows_per_step] for at in range(0, len(near), recipe.rows_per_step)]
-            for number in generator.permutation(len(batches)):
-                yield batches[number]
 
 
 def _rate(done: float, warmup: float) -> float:

@@ -1,75 +1,85 @@
-"""Trains the task and complexity classifier: adapters for the sentence encoder, and two heads, from labelled prompts.
+"""Trains a classifier, and writes it as a checkpoint folder with a model card.
 
-Writes a checkpoint folder (config.json, adapters.safetensors, README.md) that CLASSIFIER_CHECKPOINT may name. The
-README's figures are those of the written files on the dev rows, taken once.
+Files of labelled texts train one of your own, with the labels and heads that they hold: CSV with a header, or JSON
+lines. The folder holds everything that scripts/add_policy serves. An interrupted training goes on when the same command
+is given again.
+
+A folder of labelled prompts trains the embedded task and complexity classifier anew: adapters for the sentence encoder,
+and two heads. CLASSIFIER_CHECKPOINT may name what it writes; its figures are taken on the dev rows, once.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import random
+import re
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from classifiers.checkpoint import EMBEDDED, UNKNOWN, Checkpoint, CheckpointError, load_checkpoint
-from classifiers.network import PromptClassifier, load_network
-from scripts.training.adapters import save_adapters
-from scripts.training.calibrate import Calibration, calibrate
-from scripts.training.card import Run, describe, format_figures
-from scripts.training.data import (
-    LABELLED,
-    OWN_CALIBRATION,
-    OWN_PROMPTS,
-    DataError,
-    Labels,
-    Row,
-    read_rows,
-    training_rows,
-)
-from scripts.training.learn import Recipe, train
-from scripts.training.measure import dev_figures, measure_rows
-from scripts.training.templates import template_rows, with_openings
+from classifiers.checkpoint import HEAD_NAME, CheckpointError
+from scripts.training import embedded
+from scripts.training.data import DataError
+from scripts.training.learn import Recipe as EmbeddedRecipe
+from scripts.training.own.data import TEXT, Column
+from scripts.training.own.recipe import CLASS_WEIGHTS, METHODS, RECIPES
+from scripts.training.own.train import Order, train_own
+from scripts.training.own.write import WriteError
 
-CALIBRATION_SHARE = 0.1
-"""Of the rows labelled by reading: they are the nearest to what users send."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_DEVICE = re.compile(r"cpu|cuda:\d{1,3}")
+_OWN = ("dev", "test", "heads", "encoder", "method", "patience", "class_weights", "max_tokens", "batch")
+_OWN += ("learning_rate", "device")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 when the data, the encoder or an argument is wrong."""
+    """Returns the exit code: 0; 2 when the data, the encoder or an argument is wrong; 130 when interrupted."""
     options = read_arguments(arguments)
     try:
-        if options.hold_out:
-            try_recipe(options)
+        if is_embedded(options):
+            embedded.run(options)
         else:
-            write_checkpoint(options)
-    except (DataError, CheckpointError, OSError) as error:
-        print(f"train_classifier: {error}", file=sys.stderr)
+            train_own(read_order(options))
+    except (DataError, CheckpointError, WriteError, OSError) as error:
+        for line in str(error).splitlines():
+            print(f"train_classifier: {line}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("train_classifier: interrupted; the same command goes on from its last whole epoch", file=sys.stderr)
+        return 130
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    defaults = Recipe()
-    root = argparse.ArgumentParser(prog="scripts/train_classifier", description=__doc__)
+    root = argparse.ArgumentParser(
+        prog="scripts/train_classifier",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit code: 0; 2 wrong arguments, data, encoder or folder; 130 interrupted.",
+    )
     root.add_argument(
         "--data",
         type=Path,
+        nargs="+",
         required=True,
-        metavar="DIR",
-        help="folder with task/, complexity/ and labelled/, each with train.jsonl and dev.jsonl",
+        metavar="PATH",
+        help="CSV or JSONL files with a text and its labels; or the folder with task/, complexity/ and labelled/, each "
+        "with train.jsonl and dev.jsonl",
     )
     root.add_argument("--out", type=Path, metavar="DIR", help="folder to write the checkpoint to")
-    root.add_argument("--name", default="minilm-task-complexity", help="the checkpoint's name (default: %(default)s)")
-    root.add_argument("--epochs", type=int, default=defaults.epochs, help="default: %(default)s")
-    root.add_argument("--seed", type=int, default=defaults.seed, help="default: %(default)s")
+    root.add_argument("--name", type=read_name, help=f"the checkpoint's name (a folder's default: {embedded.NAME})")
     root.add_argument(
+        "--epochs",
+        type=read_count,
+        help=f"at most, by default {_by_method('epochs')}; of a folder {EmbeddedRecipe().epochs}",
+    )
+    root.add_argument("--seed", type=read_seed, default=0, help="default: %(default)s")
+    _add_own(root.add_argument_group("of files alone"))
+    root.add_argument_group("of a folder alone").add_argument(
         "--hold-out",
         type=float,
         metavar="SHARE",
@@ -79,97 +89,169 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
+def _add_own(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--dev",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="rows to stop by and to fit temperatures on (default: a tenth of the training rows)",
+    )
+    add(
+        "--test",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="rows that only the card's figures are taken on (default: those of dev)",
+    )
+    add(
+        "--heads",
+        type=read_column,
+        nargs="+",
+        metavar="COLUMN",
+        help="what holds the labels, a head for each; COLUMN=HEAD names the head (default: label)",
+    )
+    add(
+        "--encoder",
+        type=Path,
+        metavar="DIR",
+        help="an encoder as transformers writes it, with tokenizer.json (default: the embedded one)",
+    )
+    add(
+        "--method",
+        choices=METHODS,
+        help="what learns beside the heads: nothing of the encoder, adapters, or all but "
+        "the embeddings (default: full)",
+    )
+    add(
+        "--patience",
+        type=read_count,
+        metavar="EPOCHS",
+        help=f"without a better macro F1 on dev before it ends; by default {_by_method('patience')}",
+    )
+    add(
+        "--class-weights",
+        choices=CLASS_WEIGHTS,
+        help="balanced: rare labels weigh as much as frequent ones (default: none)",
+    )
+    add(
+        "--max-tokens",
+        type=read_count,
+        metavar="TOKENS",
+        help="read of a text, head and tail (default: 256, or what the encoder reads)",
+    )
+    add("--batch", type=read_count, metavar="ROWS", help=f"a step; by default {RECIPES['full'].rows_per_step}")
+    add(
+        "--learning-rate",
+        type=read_rate,
+        metavar="RATE",
+        help=f"by default {_by_method('learning_rate')}; with full the encoder's, its heads learn ten times as fast",
+    )
+    add("--device", type=read_device, help="cpu or cuda:N (default: a GPU where torch has one)")
+
+
+def _by_method(key: str) -> str:
+    return ", ".join(f"{getattr(recipe, key):g} ({method})" for method, recipe in RECIPES.items())
+
+
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     root = parser()
     options = root.parse_args(arguments)
-    if options.epochs < 1:
-        root.error(f"--epochs should be 1 or more, and is {options.epochs}")
-    if options.hold_out is None and options.out is None:
-        root.error("say where to write with --out, or try the recipe with --hold-out")
-    if options.hold_out is not None and not 0 < options.hold_out < 1:
-        root.error(f"--hold-out should lie between 0 and 1, and is {options.hold_out}")
+    if is_embedded(options):
+        if given := [name for name in _OWN if getattr(options, name) is not None]:
+            root.error(f"--{given[0].replace('_', '-')} is for files, and {options.data[0]} is a folder")
+        if options.hold_out is None and options.out is None:
+            root.error("say where to write with --out, or try the recipe with --hold-out")
+        if options.hold_out is not None and not 0 < options.hold_out < 1:
+            root.error(f"--hold-out should lie between 0 and 1, and is {options.hold_out}")
+        return options
+    if options.hold_out is not None:
+        root.error("--hold-out is for the folder of the embedded classifier; files are tried with --dev or --test")
+    if options.out is None or options.name is None:
+        root.error("say where to write with --out, and what to call it with --name")
+    heads = [column.head for column in options.heads or ()]
+    if len(set(heads)) < len(heads) or TEXT in [column.name for column in options.heads or ()]:
+        root.error(f"--heads should name each head once, and not the column {TEXT!r}")
     return options
 
 
-def try_recipe(options: argparse.Namespace) -> None:
-    base = load_checkpoint(EMBEDDED)
-    labels = known_labels(base)
-    rows = training_rows(options.data, labels)
-    random.Random(options.seed).shuffle(rows)
-    count = int(len(rows) * options.hold_out)
-    held, rows = rows[:count], rows[count:]
-    recipe = Recipe(options.epochs, options.seed)
-    network = train(base, taught_rows(rows, own_prompts(len(rows), labels, recipe), labels, recipe), recipe)
-    read = [row for row in held if row.source.startswith(LABELLED)]
-    others = [row for row in held if not row.source.startswith(LABELLED)]
-    print(format_figures(measure_rows(network, base, {"held out, read": read, "held out, others": others})))
+def is_embedded(options: argparse.Namespace) -> bool:
+    """Whether the data are a folder: that of the embedded classifier."""
+    return len(options.data) == 1 and bool(options.data[0].is_dir())
 
 
-def write_checkpoint(options: argparse.Namespace) -> None:
-    base = load_checkpoint(EMBEDDED)
-    labels = known_labels(base)
-    recipe = Recipe(options.epochs, options.seed)
-    rows = training_rows(options.data, labels)
-    written = own_prompts(len(rows), labels, recipe)
-    held, rows = hold_out_for_calibration(rows, recipe.seed)
-    rows = taught_rows(rows, written, labels, recipe)
-    started = time.monotonic()
-    network = train(base, rows, recipe)
-    seconds = time.monotonic() - started
-    calibration = calibrate(network, base, held + read_rows(OWN_CALIBRATION, labels))
-    options.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = save(network, base, options.name, options.out, calibration)
-    figures = dev_figures(load_network(checkpoint), checkpoint, options.data, labels)
-    run = Run(recipe, seconds, torch.get_num_threads(), options.data, rows, calibration)
-    (options.out / "README.md").write_text(describe(checkpoint, run, figures), encoding="utf-8")
-    print(format_figures(figures))
+def read_order(options: argparse.Namespace) -> Order:
+    """What the arguments say about a classifier of your own."""
+    given = {
+        "epochs": options.epochs,
+        "patience": options.patience,
+        "learning_rate": options.learning_rate,
+        "rows_per_step": options.batch,
+        "class_weights": options.class_weights,
+        "seed": options.seed,
+    }
+    recipe = RECIPES[options.method or "full"]
+    return Order(
+        data=options.data,
+        dev=options.dev or (),
+        test=options.test or (),
+        columns=options.heads or (Column("label", "label"),),
+        out=options.out,
+        name=options.name,
+        encoder=options.encoder,
+        max_tokens=options.max_tokens,
+        recipe=replace(recipe, **{key: value for key, value in given.items() if value is not None}),
+        device=options.device or ("cuda:0" if torch.cuda.is_available() else "cpu"),
+    )
 
 
-def own_prompts(at_most: int, labels: Labels, recipe: Recipe) -> list[Row]:
-    """Prompts that were written for this project, never more than there are others."""
-    rows = read_rows(OWN_PROMPTS, labels)
-    random.Random(recipe.seed).shuffle(rows)
-    return rows[:at_most]
+def read_name(value: str) -> str:
+    """Raises ArgumentTypeError: it can't stand in `name:version:digest`."""
+    if not _NAME.fullmatch(value):
+        raise argparse.ArgumentTypeError(f"expected letters, digits, '.', '_' and '-', 64 at most, and got {value!r}")
+    return value
 
 
-def taught_rows(rows: Sequence[Row], written: Sequence[Row], labels: Labels, recipe: Recipe) -> list[Row]:
-    """All that is learnt from: the data's rows, the written ones, and those made from templates."""
-    together = [*rows, *template_rows(rows, labels, recipe.seed), *written]
-    return with_openings(together, recipe.with_opening, recipe.seed)
+def read_column(value: str) -> Column:
+    """Raises ArgumentTypeError: the head's name can't stand in those of Triton's outputs."""
+    name, is_given, head = value.rpartition("=")
+    column = Column(name, head) if is_given else Column(value, value)
+    if not column.name or not HEAD_NAME.fullmatch(column.head):
+        raise argparse.ArgumentTypeError(f"expected COLUMN or COLUMN=HEAD, HEAD of a-z, 0-9 and _, and got {value!r}")
+    return column
 
 
-def hold_out_for_calibration(rows: Sequence[Row], seed: int) -> tuple[list[Row], list[Row]]:
-    """Rows to calibrate on, a share of those that were labelled by reading, and all others."""
-    read = [row for row in rows if row.source.startswith(LABELLED)]
-    held = set(random.Random(seed).sample(range(len(read)), int(len(read) * CALIBRATION_SHARE)))
-    kept = [row for row in rows if not row.source.startswith(LABELLED)]
-    kept += [row for number, row in enumerate(read) if number not in held]
-    return [read[number] for number in sorted(held)], kept
+def read_count(value: str) -> int:
+    """Raises ArgumentTypeError: no whole number from 1 on."""
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, and got {value!r}")
+    return int(value)
 
 
-def save(
-    network: PromptClassifier, base: Checkpoint, name: str, folder: Path, calibration: Calibration | None = None
-) -> Checkpoint:
-    """Writes config and weights, and returns the checkpoint as it is then read; `folder` changes all at once or not."""
-    config = json.loads(base.config_file.read_text(encoding="utf-8")) | {"name": name}
-    if calibration is not None:
-        config |= {"temperatures": calibration.temperatures, "unknown_below": calibration.unknown_below}
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        written = Path(temporary)
-        save_adapters(network, base, written / base.weights_file.name)
-        (written / base.config_file.name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        load_checkpoint(written)
-        for path in (base.weights_file, base.config_file):
-            (written / path.name).replace(folder / path.name)
-    return load_checkpoint(folder)
+def read_seed(value: str) -> int:
+    """Raises ArgumentTypeError: no whole number from 0 on."""
+    if not value.isascii() or not value.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, and got {value!r}")
+    return int(value)
 
 
-def known_labels(checkpoint: Checkpoint) -> Labels:
-    """What a row may be labelled: Unknown is what low confidence gives, and is never taught.
+def read_rate(value: str) -> float:
+    """Raises ArgumentTypeError: no number above 0, 1 at most."""
+    try:
+        rate = float(value)
+    except ValueError:
+        rate = float("nan")
+    if not 0 < rate <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, 1 at most, and got {value!r}")
+    return rate
 
-    It stands last among the task labels, so that a row's task is an index into the logits and into the labels alike.
-    """
-    return Labels([label for label in checkpoint.task_labels if label != UNKNOWN], checkpoint.complexity_labels)
+
+def read_device(value: str) -> str:
+    """Raises ArgumentTypeError: neither cpu nor cuda:N."""
+    if not _DEVICE.fullmatch(value):
+        raise argparse.ArgumentTypeError(f"expected cpu or cuda:N, and got {value!r}")
+    return value
 
 
 if __name__ == "__main__":

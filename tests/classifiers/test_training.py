@@ -28,9 +28,10 @@ from scripts.training.data import (
     text_hash,
     training_rows,
 )
+from scripts.training.embedded import known_labels, save
 from scripts.training.measure import measure
 from scripts.training.templates import SOURCE, template_rows, with_openings
-from scripts.training.train import known_labels, main, save
+from scripts.training.train import main
 from tests.classifiers.loaded import Loaded, load
 
 COMMAND = Path(__file__).parents[2] / "scripts" / "train_classifier"
