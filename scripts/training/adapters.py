@@ -43,6 +43,7 @@ def adapt(encoder: nn.Module, layers: Iterable[str], rank: int) -> None:
     """Puts a fresh adapter on each of these linear layers."""
     for layer in layers:
         linear = encoder.get_submodule(layer)
+        assert isinstance(linear, nn.Linear)
         outputs, inputs = linear.weight.shape
         parametrize.register_parametrization(linear, "weight", LowRank(outputs, inputs, rank))
 

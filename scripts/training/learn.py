@@ -51,12 +51,14 @@ class Learner:
         self.optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _rate(step / steps, warmup))
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor) -> float:
+        """One step against the loss, whose value is returned."""
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._learning, _GRADIENT_NORM)
         self.optimizer.step()
         self.schedule.step()
+        return float(loss.detach())
 
 
 def train(checkpoint: Checkpoint, rows: Sequence[Row], recipe: Recipe) -> PromptClassifier:

@@ -25,14 +25,17 @@ from scripts.training import embedded
 from scripts.training.data import DataError
 from scripts.training.learn import Recipe as EmbeddedRecipe
 from scripts.training.own.data import TEXT, Column
+from scripts.training.own.learn import LearningError
 from scripts.training.own.recipe import CLASS_WEIGHTS, METHODS, RECIPES
 from scripts.training.own.train import Order, train_own
 from scripts.training.own.write import WriteError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _DEVICE = re.compile(r"cpu|cuda:\d{1,3}")
-_OWN = ("dev", "test", "heads", "encoder", "method", "patience", "class_weights", "max_tokens", "batch")
-_OWN += ("learning_rate", "device")
+_OF_FILES = (
+    *("dev", "test", "heads", "encoder", "method", "patience"),
+    *("class_weights", "max_tokens", "batch", "learning_rate", "device"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,12 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             embedded.run(options)
         else:
             train_own(read_order(options))
-    except (DataError, CheckpointError, WriteError, OSError) as error:
+    except (DataError, CheckpointError, LearningError, WriteError, OSError) as error:
         for line in str(error).splitlines():
             print(f"train_classifier: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("train_classifier: interrupted; the same command goes on from its last whole epoch", file=sys.stderr)
+        rest = "nothing was written" if is_embedded(options) else "the same command goes on after its last whole epoch"
+        print(f"train_classifier: interrupted; {rest}", file=sys.stderr)
         return 130
     return 0
 
@@ -58,7 +62,6 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="scripts/train_classifier",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Exit code: 0; 2 wrong arguments, data, encoder or folder; 130 interrupted.",
     )
     root.add_argument(
@@ -96,7 +99,7 @@ def _add_own(group: Any) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="rows to stop by and to fit temperatures on (default: a tenth of the training rows)",
+        help="rows to stop by and to fit temperatures on (default: a twentieth of the training rows, of few more)",
     )
     add(
         "--test",
@@ -159,7 +162,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     root = parser()
     options = root.parse_args(arguments)
     if is_embedded(options):
-        if given := [name for name in _OWN if getattr(options, name) is not None]:
+        if given := [name for name in _OF_FILES if getattr(options, name) is not None]:
             root.error(f"--{given[0].replace('_', '-')} is for files, and {options.data[0]} is a folder")
         if options.hold_out is None and options.out is None:
             root.error("say where to write with --out, or try the recipe with --hold-out")

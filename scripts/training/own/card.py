@@ -13,7 +13,7 @@ from scripts.training.own.data import Example
 from scripts.training.own.encoder import Encoder
 from scripts.training.own.learn import Lesson
 from scripts.training.own.recipe import ADAPTER_RANK, Recipe
-from scripts.training.own.splits import HELD_OUT, Splits
+from scripts.training.own.splits import Splits
 from scripts.training.own.state import Progress
 
 _MOST_LABELS = 30  # that are shown one by one
@@ -98,9 +98,9 @@ def _introduction(run: Run) -> str:
 def _measured_on(splits: Splits) -> str:
     if splits.test:
         return f"Of the folder as it lies here, on the {len(splits.test)} test rows: nothing was chosen on them."
-    held = "" if splits.dev_is_given else f", {HELD_OUT:.0%} of each label's training rows, held out"
+    dev = "dev rows" if splits.dev_is_given else "dev rows, which were held out of the training rows, label by label"
     return (
-        f"Of the folder as it lies here, on the {len(splits.dev)} dev rows{held}. When to stop and the temperatures "
+        f"Of the folder as it lies here, on the {len(splits.dev)} {dev}. When to stop and the temperatures "
         "were chosen on these very rows, which flatters the figures a little; rows given with `--test` would not."
     )
 
@@ -151,15 +151,17 @@ def _training(run: Run) -> str:
     }[recipe.method]
     weights = ", labels weighed against their number of rows" if recipe.class_weights == "balanced" else ""
     smoothing = f", labels smoothed by {recipe.smoothing:g}" if recipe.smoothing else ""
+    dropout = "dropout as the encoder's config has it" if recipe.dropout else "no dropout"
     ended = f"all {recipe.epochs} epochs were run"
     if progress.epochs < recipe.epochs:
         ended = f"it ended after {progress.epochs} of {recipe.epochs}, {recipe.patience} without a better one"
     arithmetic = "float32 on the CPU" if run.device == "cpu" else "bfloat16 on a GPU"
     return (
-        f"{learnt} AdamW, {recipe.rows_per_step} rows a step, warm-up over {recipe.warmup:.0%} of the steps, then down "
-        f"to 0 in a line; cross entropy, summed over the heads{smoothing}{weights}; no dropout; seed {recipe.seed}; "
-        f"{arithmetic}. The weights are those after epoch {progress.best_epoch}, the best on dev by macro F1, then by "
-        f"cross entropy; {ended}. {_temperatures(run)} Training took {progress.seconds:.0f} seconds."
+        f"{learnt} Each label began as the mean of its texts. AdamW, {recipe.rows_per_step} rows a step, warm-up over "
+        f"{recipe.warmup:.0%} of the steps, then down to 0 in a line; cross entropy, summed over the heads{smoothing}"
+        f"{weights}; {dropout}; seed {recipe.seed}; {arithmetic}. The weights are those after epoch "
+        f"{progress.best_epoch}, the best on dev by macro F1, then by cross entropy; {ended}. "
+        f"{_temperatures(run)} Training took {progress.seconds:.0f} seconds."
     )
 
 
@@ -187,8 +189,8 @@ def _data(splits: Splits) -> str:
 
 
 def _format_counts(splits: Splits, head: str) -> str:
-    counts = [_counts(rows, head) for rows in (splits.train, splits.dev, splits.test)]
-    rows = [(_cell(label), *(each[label] for each in counts)) for label in splits.labels[head]]
+    train, dev, test = (_counts(rows, head) for rows in (splits.train, splits.dev, splits.test))
+    rows = [(_cell(label), train[label], dev[label], test[label]) for label in splits.labels[head]]
     return table((head, "train", "dev", "test"), rows, names=1)
 
 

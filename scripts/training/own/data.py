@@ -186,7 +186,7 @@ def _example(record: Mapping[str, Any], place: Place, columns: Sequence[Column],
         if problem := _label_problem(label):
             faults.add(place, f"'{column.name}' {problem}")
         else:
-            labels[column.head] = label.strip()
+            labels[column.head] = str(label).strip()
     if not given:
         names = " and no ".join(f"'{column.name}'" for column in columns)
         faults.add(place, f"has no {names}")

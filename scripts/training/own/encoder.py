@@ -122,3 +122,5 @@ def _try_out(encoder: Encoder) -> None:
     expected = (*tokens.shape, module.config.hidden_size)
     if tuple(vectors.shape) != expected:
         raise CheckpointError(f"{encoder.folder}: gave vectors {tuple(vectors.shape)} instead of {expected}")
+    if not vectors[tokens >= 0].isfinite().all():
+        raise CheckpointError(f"{encoder.folder}: gave vectors that are no numbers")

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
 from classifiers.library import LibraryEncoder
 from classifiers.network import PromptClassifier
 from classifiers.packing import pack, pad, pool
+from classifiers.tokenizer import PromptTokenizer, Tokenized
 from scripts.evaluating.report import confusion, summarise
 from scripts.training.adapters import adapt
 from scripts.training.data import NO_LABEL
@@ -29,6 +30,10 @@ from scripts.training.own.state import Progress, StateFile
 Labels = Mapping[str, Sequence[str]]
 
 
+class LearningError(Exception):
+    """One line: why nothing came of a training."""
+
+
 @dataclass(frozen=True)
 class Lesson:
     """Texts as token ids, cut as they are when serving, and what is true of them: `truth` [N, heads] int64, numbers of
@@ -37,6 +42,12 @@ class Lesson:
     ids: Sequence[NDArray[np.int32]]
     tokens: NDArray[np.int32]
     truth: NDArray[np.int64]
+
+
+def read_lesson(tokenized: Tokenized, examples: Sequence[Example], labels: Labels) -> Lesson:
+    """The examples' texts and labels as numbers."""
+    ids, tokens = PromptTokenizer(tokenized).encode([example.text.encode() for example in examples])
+    return Lesson([row[row >= 0] for row in ids], tokens, true_labels(examples, labels))
 
 
 def true_labels(examples: Sequence[Example], labels: Labels) -> NDArray[np.int64]:
@@ -72,7 +83,6 @@ def untrained_network(encoder: Encoder, labels: Labels, recipe: Recipe) -> Promp
         ]
         for each in embeddings:
             each.requires_grad_(False)
-    # In evaluation mode, without dropout: early stopping does its work, and it costs a CPU as much as the network.
     return PromptClassifier(LibraryEncoder(module), sum(map(len, labels.values()))).eval()
 
 
@@ -87,33 +97,33 @@ def learn(
     """Trains the network, on the device where its heads are, and leaves it with the weights of the best epoch.
 
     After each epoch the state is saved; what is there of the same training is gone on from.
+
+    Raises LearningError: the loss has left the numbers.
     """
-    heads = list(network.heads.parameters())
-    encoder = [parameter for parameter in network.encoder.parameters() if parameter.requires_grad]
-    rates = [(rate, group) for rate, group in ((recipe.learning_rate, encoder), (recipe.heads_rate, heads)) if group]
     steps = -(-len(train.ids) // recipe.rows_per_step)
-    learner = Learner(rates, recipe.epochs * steps, recipe.warmup)
+    learner = Learner(_rates(network, recipe), recipe.epochs * steps, recipe.warmup)
     progress = _resume(network, learner, state)
     started = time.monotonic()
-    train_logits, dev_logits = _views(network, train, dev, recipe)
-    weights = class_weights(train.truth, labels, recipe)
-    loss_of = _Loss(train, labels, weights, recipe.smoothing)
+    train_logits, dev_logits = _begin(network, train, dev, labels, recipe, is_new=not progress.epochs)
+    loss_of = _Loss(train, labels, class_weights(train.truth, labels, recipe), recipe.smoothing)
     dev_loss_of = _Loss(dev, labels, [None] * len(labels), smoothing=0.0)
     with tqdm(total=recipe.epochs * steps, initial=progress.epochs * steps, unit="step", desc="training") as bar:
         while progress.epochs < min(recipe.epochs, progress.best_epoch + recipe.patience):
-            losses = []
             # Of the seed and the epoch alone, so that going on needs no state of a generator.
             order = np.random.default_rng((recipe.seed, progress.epochs))
+            torch.manual_seed(int(order.integers(2**63)))  # dropout's
+            network.train(recipe.dropout)
+            losses = []
             for chosen in epoch_batches(train.ids, recipe.rows_per_step, order):
-                loss = loss_of(train_logits(chosen), chosen)
-                learner.step(loss)
-                losses.append(float(loss.detach()))
-                bar.set_postfix(loss=f"{losses[-1]:.3f}", dev_f1=f"{max(progress.f1, default=0.0):.3f}", refresh=False)
+                losses.append(learner.step(loss_of(train_logits(chosen), chosen)))
+                bar.set_postfix(loss=f"{losses[-1]:.3f}", dev_f1=f"{(progress.f1 or [0.0])[-1]:.3f}", refresh=False)
                 bar.update()
-            progress.losses.append(float(np.mean(losses)))
-            found = dev_logits()
-            progress.f1.append(mean_f1(found, dev.truth, labels))
-            progress.dev_losses.append(float(dev_loss_of(torch.from_numpy(found), range(len(found)))))
+            network.eval()
+            logits = dev_logits()
+            dev_loss = float(dev_loss_of(torch.from_numpy(logits), range(len(logits))))
+            progress.add(float(np.mean(losses)), mean_f1(logits, dev.truth, labels), dev_loss)
+            if not np.isfinite(progress.losses[-1] + dev_loss):
+                raise LearningError("the loss is no number any more: try a lower --learning-rate")
             if progress.best_epoch == progress.epochs:
                 progress.best = learnt(network)
             progress.seconds += time.monotonic() - started
@@ -131,6 +141,20 @@ def mean_f1(logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Label
         answers = logits[known][:, rows].argmax(axis=1)
         found.append(summarise(confusion(answers, truth[known, number], len(names)), None, names).macro_f1)
     return float(np.mean(found))
+
+
+def start_heads(heads: nn.Linear, vectors: Tensor, truth: NDArray[np.int64], labels: Labels) -> None:
+    """Each label's row points from the middle of all `vectors` [N, hidden] to that of its own, with length 1.
+
+    As in Snell et al., "Prototypical Networks for Few-shot Learning" (2017), a label is the mean of its texts; a head
+    that starts so is right about most of them before it has learnt anything.
+    """
+    middle = vectors.mean(dim=0)
+    with torch.no_grad():
+        for column, names, rows in zip(truth.T, labels.values(), head_slices(labels), strict=True):
+            means = [vectors[column == number].mean(dim=0) for number in range(len(names))]
+            weight = normalize(torch.stack(means) - middle, dim=1)
+            heads.weight[rows], heads.bias[rows] = weight, -weight @ middle
 
 
 def class_weights(truth: NDArray[np.int64], labels: Labels, recipe: Recipe) -> list[Tensor | None]:
@@ -179,13 +203,24 @@ class _Loss:
         return loss
 
 
-def _views(
-    network: PromptClassifier, train: Lesson, dev: Lesson, recipe: Recipe
+def _rates(network: PromptClassifier, recipe: Recipe) -> list[tuple[float, list[nn.Parameter]]]:
+    heads = list(network.heads.parameters())
+    encoder = [parameter for parameter in network.encoder.parameters() if parameter.requires_grad]
+    return [(rate, group) for rate, group in ((recipe.learning_rate, encoder), (recipe.heads_rate, heads)) if group]
+
+
+def _begin(
+    network: PromptClassifier, train: Lesson, dev: Lesson, labels: Labels, recipe: Recipe, is_new: bool
 ) -> tuple[Callable[[Sequence[int]], Tensor], Callable[[], NDArray[np.float32]]]:
-    """How to get the logits of some training rows, with gradients, and those of all dev rows."""
+    """How to get the logits of some training rows, with gradients, and those of all dev rows. The heads of a training
+    that `is_new` are given their start."""
     device = str(network.heads.weight.device)
+    if is_new or recipe.method == "frozen":
+        vectors = _vectors(network, train, "reading")
+    if is_new:
+        start_heads(network.heads, vectors, train.truth, labels)
     if recipe.method == "frozen":  # whose vectors stay what they are
-        vectors, dev_vectors = _vectors(network, train, "reading"), _vectors(network, dev, "reading dev")
+        dev_vectors = _vectors(network, dev, "reading dev")
 
         def heads(chosen: Sequence[int]) -> Tensor:
             logits: Tensor = network.heads(vectors[chosen])

@@ -11,8 +11,10 @@ from pathlib import Path
 from scripts.training.data import text_key
 from scripts.training.own.data import Column, Example, Faults, Place, read_examples
 
-HELD_OUT = 0.1
-"""The share of each label's training rows that is held out where no dev rows are given."""
+# Of each label's training rows these shares are held out where no dev rows are given: as few as tell epochs apart and
+# bear a temperature, since what is held out teaches nothing.
+LEAST_HELD_OUT, MOST_HELD_OUT = 0.05, 0.2
+ENOUGH_HELD_OUT = 50  # rows
 
 MOST_ROWS = 1_000_000
 MOST_LABELS = 1_000  # of a head
@@ -39,7 +41,7 @@ class Splits:
 def read_splits(
     train: Sequence[Path], dev: Sequence[Path], test: Sequence[Path], columns: Sequence[Column], seed: int
 ) -> Splits:
-    """The files' rows, checked against each other. Without `dev` files a tenth of the training rows is held out.
+    """The files' rows, checked against each other. Without `dev` files some of the training rows are held out.
 
     Raises DataFaults: everything that is wrong with any of them.
     """
@@ -60,7 +62,7 @@ def read_splits(
 
 
 def hold_out(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    """The examples that stay, and about a tenth of each label's, at least one of each; both in their order.
+    """The examples that stay, and `held_share` of each label's, at least one of each; both in their order.
 
     The rarest labels come first, since of them it is hardest to find some. None loses its last example to stay.
     """
@@ -69,8 +71,9 @@ def hold_out(examples: Sequence[Example], seed: int) -> tuple[list[Example], lis
     pairs = [set(example.labels.items()) for example in examples]
     staying = Counter(pair for each in pairs for pair in each)
     held: set[int] = set()
+    share = held_share(len(examples))
     for pair, count in sorted(staying.items(), key=lambda item: (item[1], item[0])):
-        missing = max(1, round(count * HELD_OUT)) - (count - staying[pair])
+        missing = max(1, round(count * share)) - (count - staying[pair])
         for number in order:
             if missing <= 0:
                 break
@@ -80,6 +83,11 @@ def hold_out(examples: Sequence[Example], seed: int) -> tuple[list[Example], lis
                 missing -= 1
     stay = [example for number, example in enumerate(examples) if number not in held]
     return stay, [examples[number] for number in sorted(held)]
+
+
+def held_share(rows: int) -> float:
+    """The share of so many training rows that is held out."""
+    return min(max(ENOUGH_HELD_OUT / max(rows, 1), LEAST_HELD_OUT), MOST_HELD_OUT)
 
 
 def _named(*files: Sequence[Path]) -> list[tuple[str, Sequence[Path]]]:

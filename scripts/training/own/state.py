@@ -29,6 +29,12 @@ class Progress:
     best: Weights = field(default_factory=dict)
     seconds: float = 0.0
 
+    def add(self, loss: float, f1: float, dev_loss: float) -> None:
+        """One epoch more."""
+        self.losses.append(loss)
+        self.f1.append(f1)
+        self.dev_losses.append(dev_loss)
+
     @property
     def epochs(self) -> int:
         return len(self.f1)

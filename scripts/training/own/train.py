@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from classifiers.checkpoint import Checkpoint, CheckpointError, checkpoint_digest
 from classifiers.network import PromptClassifier
-from classifiers.tokenizer import PromptTokenizer
 from gateway.traffic import language_of, seen, take_snapshot
 from scripts.evaluating.ask import HeadAnswers
 from scripts.evaluating.draw import draw_confusion, draw_reliability
@@ -25,7 +24,7 @@ from scripts.training.data import NO_LABEL
 from scripts.training.own.card import Run, describe, format_figures
 from scripts.training.own.data import Column, Example
 from scripts.training.own.encoder import Encoder, embedded_encoder, folder_digest, load_encoder
-from scripts.training.own.learn import Labels, Lesson, head_slices, learn, logits_of, true_labels, untrained_network
+from scripts.training.own.learn import Labels, Lesson, head_slices, learn, logits_of, read_lesson, untrained_network
 from scripts.training.own.recipe import Recipe
 from scripts.training.own.splits import read_splits
 from scripts.training.own.state import StateFile, digest
@@ -66,7 +65,7 @@ def train_own(order: Order) -> None:
     if splits.merged:
         print(f"{splits.merged} rows stand in their split already, with no other label: each text is taken once")
     train, dev, measured = (
-        _lesson(encoder, rows, splits.labels) for rows in (splits.train, splits.dev, splits.measured)
+        read_lesson(encoder, rows, splits.labels) for rows in (splits.train, splits.dev, splits.measured)
     )
     network = untrained_network(encoder, splits.labels, order.recipe).to(order.device)
     progress = learn(network, train, dev, splits.labels, order.recipe, state)
@@ -134,11 +133,6 @@ def _draw(report: HeadReport, title: str, head: str, folder: Path) -> None:
     title = f"{title}: {report.all.rows} rows, accuracy {report.all.accuracy:.3f}"
     draw_confusion(report, title, folder / f"confusion-{head}.png")
     draw_reliability(report, f"{title}, ECE {report.all.calibration_error:.3f}", folder / f"reliability-{head}.png")
-
-
-def _lesson(encoder: Encoder, examples: Sequence[Example], labels: Labels) -> Lesson:
-    ids, tokens = PromptTokenizer(encoder).encode([example.text.encode() for example in examples])
-    return Lesson([row[row >= 0] for row in ids], tokens, true_labels(examples, labels))
 
 
 def _require_device(device: str) -> None:
