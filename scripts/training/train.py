@@ -26,8 +26,8 @@ from scripts.training.data import DataError
 from scripts.training.learn import Recipe as EmbeddedRecipe
 from scripts.training.own.data import TEXT, Column
 from scripts.training.own.learn import LearningError
-from scripts.training.own.recipe import CLASS_WEIGHTS, METHODS, RECIPES
-from scripts.training.own.train import Order, train_own
+from scripts.training.own.recipe import CLASS_WEIGHTS, METHODS, RECIPES, Order
+from scripts.training.own.train import train_own
 from scripts.training.own.write import WriteError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+
+import torch
 
 from scripts.evaluating.report import HeadReport, table
 from scripts.training.calibrate import FEWEST_ROWS
 from scripts.training.own.data import Example
 from scripts.training.own.encoder import Encoder
 from scripts.training.own.learn import Lesson
-from scripts.training.own.recipe import ADAPTER_RANK, Recipe
+from scripts.training.own.recipe import ADAPTER_RANK, Order
 from scripts.training.own.splits import Splits
 from scripts.training.own.state import Progress
 
@@ -26,16 +27,13 @@ Reports = Mapping[str, HeadReport]
 class Run:
     """One training: how it was done, on what, and how it went. `hashes`: file names with SHA-256, by split."""
 
-    recipe: Recipe
-    name: str
-    given_encoder: Path | None
+    order: Order
     encoder: Encoder
     splits: Splits
     train: Lesson
     progress: Progress
     temperatures: Mapping[str, float]
     hashes: Mapping[str, Sequence[tuple[str, str]]]
-    device: str
 
 
 def describe(run: Run, reports: Reports) -> str:
@@ -53,7 +51,7 @@ def format_figures(reports: Reports) -> str:
 
 
 def _sections(run: Run, reports: Reports) -> Iterable[str]:
-    yield f"# {run.name}"
+    yield f"# {run.order.name}"
     yield "Written by `scripts/train_classifier`; change the command, not this page."
     yield _introduction(run)
     yield "## Figures"
@@ -83,10 +81,10 @@ def _sections(run: Run, reports: Reports) -> Iterable[str]:
 
 def _introduction(run: Run) -> str:
     heads = " and ".join(f"`{head}` (one of {len(names)} labels)" for head, names in run.splits.labels.items())
-    if run.given_encoder is None:
+    if run.order.encoder is None:
         encoder = "all-MiniLM-L6-v2, the sentence encoder that comes with this project (Apache-2.0)"
     else:
-        encoder = f"the encoder `{run.given_encoder.name}`, whose licence holds for these weights too"
+        encoder = f"the encoder `{run.order.encoder.name}`, whose licence holds for these weights too"
     return (
         f"A network that gives a text's {heads}. It is {encoder}, and a linear layer for each head over the mean of "
         "the token vectors. The folder holds all of it: `config.json` has the labels in the order of the scores, "
@@ -141,7 +139,7 @@ def _limits(run: Run) -> str:
 
 
 def _training(run: Run) -> str:
-    recipe, progress = run.recipe, run.progress
+    recipe, progress = run.order.recipe, run.progress
     learnt = {
         "frozen": f"The encoder stayed as it was; the heads learnt at {recipe.learning_rate:g}.",
         "low-rank": f"Adapters of rank {ADAPTER_RANK} on every linear layer of the encoder, merged since, and the "
@@ -155,7 +153,9 @@ def _training(run: Run) -> str:
     ended = f"all {recipe.epochs} epochs were run"
     if progress.epochs < recipe.epochs:
         ended = f"it ended after {progress.epochs} of {recipe.epochs}, {recipe.patience} without a better one"
-    arithmetic = "float32 on the CPU" if run.device == "cpu" else "bfloat16 on a GPU"
+    arithmetic = (
+        f"float32 on {torch.get_num_threads()} CPU threads" if run.order.device == "cpu" else "bfloat16 on a GPU"
+    )
     return (
         f"{learnt} Each label began as the mean of its texts. AdamW, {recipe.rows_per_step} rows a step, warm-up over "
         f"{recipe.warmup:.0%} of the steps, then down to 0 in a line; cross entropy, summed over the heads{smoothing}"

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.utils import logging
 
-from classifiers.checkpoint import EMBEDDED, CheckpointError, load_checkpoint, read_config
+from classifiers.checkpoint import EMBEDDED, CheckpointError, load_checkpoint
 from classifiers.tokenizer import PromptTokenizer
 
 USUAL_TOKENS = 256
@@ -46,9 +46,9 @@ def embedded_encoder() -> Path:
 def load_encoder(folder: Path, max_tokens: int | None) -> Encoder:
     """Raises CheckpointError: a file is missing, transformers makes no encoder of the folder, its tokenizer is of
     another kind, or it reads fewer tokens."""
-    read_config(folder)
-    if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(f"{folder / 'tokenizer.json'} is missing; AutoTokenizer's save_pretrained writes it")
+    for name in ("config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing; transformers' save_pretrained writes it")
     module = _load_module(folder)
     positions = readable_tokens(module)
     if positions is None:

@@ -1,10 +1,13 @@
-"""How a classifier of your own is trained: what learns, how fast, and for how long."""
+"""How a classifier of your own is trained: on what, what learns, how fast, and for how long."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
+
+from scripts.training.own.data import Column
 
 Method = Literal["frozen", "low-rank", "full"]
 ClassWeights = Literal["none", "balanced"]
@@ -42,3 +45,23 @@ RECIPES: Mapping[Method, Recipe] = {
 }
 """Each method's own. `full` and the rate of `frozen` were chosen on a held-out tenth of Banking77's training rows, the
 rest of `low-rank` is the embedded classifier's."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to train on what. `encoder`: a folder, or None for the embedded one; `max_tokens`: None for the usual."""
+
+    data: Sequence[Path]
+    dev: Sequence[Path]
+    test: Sequence[Path]
+    columns: Sequence[Column]
+    out: Path
+    name: str
+    encoder: Path | None
+    max_tokens: int | None
+    recipe: Recipe
+    device: str
+
+    @property
+    def files(self) -> dict[str, Sequence[Path]]:
+        return {"train": self.data, "dev": self.dev, "test": self.test}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,39 +22,19 @@ from scripts.evaluating.report import HeadReport, report_head
 from scripts.training.calibrate import FEWEST_ROWS, fit_temperature, softmax
 from scripts.training.data import NO_LABEL
 from scripts.training.own.card import Run, describe, format_figures
-from scripts.training.own.data import Column, Example
+from scripts.training.own.data import Example
 from scripts.training.own.encoder import Encoder, embedded_encoder, folder_digest, load_encoder
 from scripts.training.own.learn import Labels, Lesson, head_slices, learn, logits_of, read_lesson, untrained_network
-from scripts.training.own.recipe import Recipe
+from scripts.training.own.recipe import Order
 from scripts.training.own.splits import read_splits
 from scripts.training.own.state import StateFile, digest
 from scripts.training.own.write import load_written, replacing, require_replaceable, write_checkpoint
 
 
-@dataclass(frozen=True)
-class Order:
-    """What to train on what. `encoder`: a folder, or None for the embedded one; `max_tokens`: None for the usual."""
-
-    data: Sequence[Path]
-    dev: Sequence[Path]
-    test: Sequence[Path]
-    columns: Sequence[Column]
-    out: Path
-    name: str
-    encoder: Path | None
-    max_tokens: int | None
-    recipe: Recipe
-    device: str
-
-    @property
-    def files(self) -> dict[str, Sequence[Path]]:
-        return {"train": self.data, "dev": self.dev, "test": self.test}
-
-
 def train_own(order: Order) -> None:
     """The whole command.
 
-    Raises DataFaults, CheckpointError, WriteError and OSError; `out` is as it was then.
+    Raises DataFaults, CheckpointError, LearningError, WriteError and OSError; `out` is as it was then.
     """
     require_replaceable(order.out)
     _require_device(order.device)
@@ -71,22 +51,11 @@ def train_own(order: Order) -> None:
     progress = learn(network, train, dev, splits.labels, order.recipe, state)
     logits = logits_of(network, dev.ids)
     temperatures = fit_temperatures(logits, dev, splits.labels)
+    run = Run(order, encoder, splits, train, progress, temperatures, hashes)
     with replacing(order.out) as folder:
         checkpoint = write_checkpoint(folder, order.name, encoder, network, splits.labels, temperatures)
         written = load_written(checkpoint, dev.ids, logits, order.device)
         reports = measure(written, checkpoint, measured, splits.measured, folder)
-        run = Run(
-            order.recipe,
-            order.name,
-            order.encoder,
-            encoder,
-            splits,
-            train,
-            progress,
-            temperatures,
-            hashes,
-            order.device,
-        )
         (folder / "README.md").write_text(describe(run, reports), encoding="utf-8")
     print(format_figures(reports))
     print(f"written to {order.out}; scripts/add_policy serves it")
