@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +75,15 @@ def write_encoder(folder: Path, config: PreTrainedConfig) -> Path:
     assert encoder is not None
     shutil.copy(encoder.tokenizer_file, folder / "tokenizer.json")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small take several threads longer than one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -421,6 +430,7 @@ def test_goes_on(train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert not (resumed / ".training").exists()
 
 
+@pytest.mark.rare
 def test_broken_state(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A state that can't be read is told, and the training starts anew."""
     (tmp_path / "out" / ".training").mkdir(parents=True)
@@ -429,6 +439,7 @@ def test_broken_state(train: Train, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "starts anew: its state can't be read" in capsys.readouterr().out
 
 
+@pytest.mark.rare
 @pytest.mark.parametrize(
     "config",
     [
@@ -458,6 +469,7 @@ def test_too_many_tokens(bert: Path, tmp_path: Path) -> None:
         load_encoder(write_encoder(tmp_path / "roberta", tiny_roberta()), 65)
 
 
+@pytest.mark.rare
 def test_pickled_weights(bert: Path, tmp_path: Path) -> None:
     """An encoder whose weights lie in pytorch_model.bin is read as well."""
     folder = shutil.copytree(bert, tmp_path / "encoder")
