@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gateway.config import Cost
 from scripts.diffing.outcome import Outcome, Place, prompt_tokens
 from scripts.diffing.replay import Request
-from scripts.evaluating.texts import refuse
+from scripts.training.records import refuse
 
 _ROUNDING = 1e-9
 _MILLION = 1_000_000

@@ -31,8 +31,8 @@ from scripts.diffing.show import format_difference
 from scripts.evaluating.ask import TritonError
 from scripts.evaluating.decisions import decide_all
 from scripts.evaluating.evaluate import read_target
-from scripts.evaluating.texts import refuse
 from scripts.training.data import DataError
+from scripts.training.records import refuse
 
 _OUTPUT_TOKENS = 256
 

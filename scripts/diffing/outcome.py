@@ -17,7 +17,7 @@ from gateway.targets import Eligibility
 from scripts.calibrating.traffic import text_of
 from scripts.diffing.replay import Logged, Request
 from scripts.evaluating.decisions import Question
-from scripts.evaluating.texts import refuse
+from scripts.training.records import refuse
 
 ABSTAINED = "low_confidence"
 _BYTES_PER_TOKEN = 4

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.calibrating.traffic import PROMPT_KEYS, NotJson, read_lines, read_win_rate, text_of
-from scripts.evaluating.texts import refuse
 from scripts.training.data import DataError
+from scripts.training.records import refuse
 
 _LEAST_CONFIDENCE = 1e-4  # the likeliest of 4,096 labels, the most that the gateway asks for, has twice as much
 

@@ -25,7 +25,7 @@ from classifiers.network import load_network
 from classifiers.tokenizer import PromptTokenizer
 from gateway.traffic import load_snapshot
 from scripts.training.calibrate import softmax
-from scripts.training.own.data import Column, Example, Faults, Place, read_examples
+from scripts.training.own.data import Column, Example, read_examples
 from scripts.training.own.encoder import load_encoder
 from scripts.training.own.learn import (
     LearningError,
@@ -39,6 +39,7 @@ from scripts.training.own.learn import (
 from scripts.training.own.recipe import CLASS_WEIGHTS, RECIPES, Method, Recipe
 from scripts.training.own.splits import held_share, hold_out, read_splits
 from scripts.training.own.state import Progress, StateFile
+from scripts.training.records import Faults, Place
 from scripts.training.train import main, read_arguments, read_order
 from tests.own_checkpoint import tiny_bert, write_own
 
@@ -127,27 +128,27 @@ def faults_of(file: Path, *columns: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.txt", b"", ["should be called *.csv or *.jsonl", "holds no rows"]),
-        ("a.csv", b"", ["line 1: the header does not name the column 'text'", "'label'", "holds no rows"]),
+        ("a.txt", b"", ["should be called *.csv or *.jsonl"]),
+        ("a.csv", b"", ["line 1: the header does not name the column 'text'", "'label'"]),
         ("a.csv", b"text,label\n", ["holds no rows"]),
         (
             "a.csv",
             b"text,label,label\nHi,a,b\n",
-            ["line 1: the header names the column several times 'label'", "no rows"],
+            ["line 1: the header names the column several times 'label'"],
         ),
-        ("a.csv", b"text;label\nHi;a\n", ["line 1: the header does not name the column 'text'", "'label'", "no rows"]),
+        ("a.csv", b"text;label\nHi;a\n", ["line 1: the header does not name the column 'text'", "'label'"]),
         (
             "a.csv",
             b"text,label\nHi\n\nHo,a,b\n",
-            ["line 2: has 1 columns, and the header 2", "line 4: has 3", "no rows"],
+            ["line 2: has 1 columns, and the header 2", "line 4: has 3"],
         ),
         ("a.csv", b'text,label\n"Hi\nthere",\n ,a\n', ["line 2: has no 'label'", "line 4: 'text' is empty"]),
         ("a.csv", b'text,label\n"Hi" there,a\nHo,b\n', ["line 2: not CSV"]),
         ("a.csv", b'text,label\nHi,a\n"Ho,b\n', ["line 3: not CSV (unexpected end of data)"]),
         ("a.csv", "text,label\nHé,a\nHo,ü\n".encode("latin-1"), ["line 2: not UTF-8 (byte 2 of the line)", "line 3"]),
-        ("a.csv", "text,label\nHi,a\n".encode("utf-16"), ["is UTF-16, and should be UTF-8", "holds no rows"]),
+        ("a.csv", "text,label\nHi,a\n".encode("utf-16"), ["is UTF-16, and should be UTF-8"]),
         ("a.csv", b"text,label\nHi,a\tb\n", ["line 2: 'label' is 'a\\tb', which is no label: a text of one line"]),
-        ("a.jsonl", b'{"text": "Hi"\n[]\n\n', ["line 1: not JSON", "line 2: expected a JSON object", "holds no rows"]),
+        ("a.jsonl", b'{"text": "Hi"\n[]\n\n', ["line 1: not JSON", "line 2: expected a JSON object"]),
         ("a.jsonl", b'{"label": "a"}\n', ["line 1: 'text' is missing"]),
         (
             "a.jsonl",
@@ -157,7 +158,7 @@ def faults_of(file: Path, *columns: str) -> list[str]:
         ("a.jsonl", b'{"text": "Hi", "label": null}\n', ["line 1: has no 'label'"]),
         ("a.jsonl", b'{"text": "\\ud800", "label": "a"}\n', ["line 1: 'text' holds half of a surrogate pair"]),
         ("a.jsonl", b'{"text": "Hi \xff", "label": "a"}\n', ["line 1: not UTF-8 (byte 14 of the line)"]),
-        ("a.jsonl", b"[" * 100_000, ["line 1: not JSON", "holds no rows"]),
+        ("a.jsonl", b"[" * 100_000, ["line 1: not JSON"]),
         (
             "a.jsonl",
             json.dumps({"text": "x" * 100_001, "label": "y" * 201}).encode(),
@@ -177,7 +178,7 @@ def test_bad_files(tmp_path: Path, name: str, content: bytes, expected: Sequence
 
 def test_missing_file(tmp_path: Path) -> None:
     """A file that isn't there is a fault like any other."""
-    assert faults_of(tmp_path / "a.csv") == [": can't be read (No such file or directory)", ": holds no rows"]
+    assert faults_of(tmp_path / "a.csv") == [": can't be read (No such file or directory)"]
 
 
 def test_both_formats_say_the_same(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_rows_are_read_alike(tmp_path: Path) -> None:
     first, second = (read_texts([path], labelled=True) for path in (lines, cells))
     assert [(row.text, row.label, row.source) for row in first] == [(row.text, row.label, row.source) for row in second]
     assert [row.source for row in first] == ["mine"] * len(ROWS) + ["other:1"]
-    assert first[1].at == f"{lines}, line 2"
+    assert str(first[1].place) == f"{lines}, line 2"
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,17 @@ def test_rows_are_read_alike(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "a", "label": 7}', ["line 1: 'label' should be a text, and is 7"]),
         ("a.jsonl", b'{"text": "a", "label": "b", "source": 7}', ["line 1: 'source' should be a text"]),
         ("a.jsonl", b"", ["a.jsonl: holds no rows"]),
-        ("a.jsonl", b'{"text": "a", "label": "b"}\n\xff', ["a.jsonl, line 2: is not UTF-8"]),
-        ("a.csv", b"a,b\n", ["a.csv, line 1: expected a header with the column text"]),
-        ("a.csv", b"text,label\na\n,b\na,b,c\n", ["2: 'label' is missing", "3: 'text'", "4: has more columns"]),
+        (
+            "a.jsonl",
+            b'{"text": "a", "label": "b"}\n\xff',
+            ["a.jsonl, line 2: not UTF-8 (byte 1 of the line)", "line 2: not JSON"],
+        ),
+        ("a.csv", b"a,b\n", ["a.csv, line 1: the header does not name the column 'text'"]),
+        (
+            "a.csv",
+            b"text,label\na,\n,b\na,b,c\na\n",
+            ["2: 'label' is missing", "3: 'text'", "4: has 3 columns", "5: has 1 columns"],
+        ),
         ("a.csv", b'text,label\n"a,b\n', ["not CSV"]),
     ],
 )
@@ -93,8 +101,8 @@ def test_every_fault_has_its_line(tmp_path: Path, name: str, content: bytes, sai
 def test_many_faults_are_counted(tmp_path: Path) -> None:
     """A file that is all wrong does not fill the screen."""
     with pytest.raises(DataError) as raised:
-        read_texts([write_json(tmp_path / "a.jsonl", [{}] * 50)], labelled=False)
-    assert str(raised.value).splitlines()[20:] == ["and 30 more"]
+        read_texts([write_json(tmp_path / "a.jsonl", [{}] * 70)], labelled=False)
+    assert str(raised.value).splitlines()[50:] == ["and 20 more faults"]
 
 
 def test_what_the_gateway_would_be_told(triton: Triton) -> None:

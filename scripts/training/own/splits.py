@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scripts.training.data import text_key
-from scripts.training.own.data import Column, Example, Faults, Place, read_examples
+from scripts.training.own.data import Column, Example, read_examples
+from scripts.training.records import Faults, Place
 
 # Of each label's training rows these shares are held out where no dev rows are given: as few as tell epochs apart and
 # bear a temperature, since what is held out teaches nothing.
