@@ -69,6 +69,7 @@ def test_65_rows_are_refused(client: InferenceServerClient) -> None:
         _ask(client, "routellm_mf", ["hi"] * 65, ["strong_win_rate"])
 
 
+@pytest.mark.rare
 def test_all_four_are_served(tmp_path: Path) -> None:
     """Folders of the published shapes, put in place by variables, score through Triton as their routers do alone."""
     bert = write_bert(tmp_path / "bert")

@@ -115,6 +115,7 @@ def own_dynamo(tmp_path: Path) -> Iterator[DemoDynamo]:
         dynamo.stop()
 
 
+@pytest.mark.rare
 def test_clients_that_leave(start_gateway: StartGateway, own_dynamo: DemoDynamo, figures: Figures) -> None:
     """500 clients disconnect at random points, half of them by a reset, beside others that stay: those are answered,
     no request is left running at Dynamo or in the gateway, and no connection stays open."""
@@ -196,6 +197,7 @@ async def _read_slowly_by_many(gateway: Gateway) -> list[bytes]:
     return await asyncio.gather(*(_read_slowly(gateway) for _ in range(_SLOW)))
 
 
+@pytest.mark.rare
 def test_slow_clients(start_gateway: StartGateway, figures: Figures) -> None:
     """200 clients read their streams 64 bytes at a time, 50 times a second, beside others: all get their whole
     answers, and the others theirs meanwhile."""

@@ -91,6 +91,7 @@ def _from_dynamo(load: Load) -> set[int]:
     }
 
 
+@pytest.mark.rare
 def test_worker_killed(start_gateway: StartGateway, own_dynamo: DemoDynamo, figures: Figures) -> None:
     """One model's worker is killed, whose llm has a fallback on another, and started again: requests move on to the
     fallback, and what Dynamo itself says passes untouched."""

@@ -91,6 +91,7 @@ def test_triton_killed(own_gateway: Gateway, own_triton: Triton, figures: Figure
     }
 
 
+@pytest.mark.rare
 def test_stub_killed(own_gateway: Gateway, own_triton: Triton, figures: Figures) -> None:
     """The classifier's Python process is killed, and Triton started again after three failed probes a second apart:
     fallbacks answer meanwhile, and no client sees an error."""

@@ -123,7 +123,7 @@ def test_from_rows_to_the_next_version(dynamo: DemoDynamo, tmp_path: Path) -> No
     first, second = tmp_path / "first", tmp_path / "second"
     learn = ("--data", train, "--test", test, "--name", "work", "--heads", "label=intent", "--method")
     _command("scripts.training.train", *learn, "frozen", "--out", first)
-    _command("scripts.training.train", *learn, "low-rank", "--epochs", "1", "--out", second)
+    _command("scripts.training.train", *learn, "frozen", "--seed", "1", "--out", second)
 
     repository, config = tmp_path / "repository", tmp_path / "config.yaml"
     add = ("scripts.adding.add", "intent", "--checkpoint", first, "--repository", repository, "--config", config)

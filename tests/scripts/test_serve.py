@@ -142,6 +142,7 @@ curl -sS -N http://localhost:8080/v1/chat/completions \
 """  # noqa: E501
 
 
+@pytest.mark.rare
 def test_the_routellm_proxy_s_commands(tmp_path: Path) -> None:
     """Started with the RouteLLM proxy's options, the commands of its testing guide work as written, ports aside."""
     arguments = ["--strong-model", "gpt-oss-120b", "--weak-model", "gpt-oss-20b", "--router-type", "mf"]
