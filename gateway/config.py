@@ -167,8 +167,8 @@ class Upstream(BaseModel):
     )
 
     def beside(self, model: str) -> Self:
-        """Another model that is served where this one is. How long it may be asked, and what it costs, nobody said."""
-        return self.model_copy(update={"model": model, "context_length": None, "cost": None})
+        """Another model that is served where this one is. Of its length, cost and fallbacks nobody said anything."""
+        return self.model_copy(update={"model": model, "context_length": None, "cost": None, "fallbacks": ()})
 
 
 class Llm(Upstream):
@@ -460,6 +460,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         raise ConfigError([f"{path}: is nested too deeply, or an alias refers to itself"]) from None
     faults, warnings = _judge_unset(unset)
     _read_key_files(tree, files, faults)
+    _leave_out_notes(tree, warnings)
     try:
         file = File.model_validate(tree)
     except ValidationError as error:
@@ -468,7 +469,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         faults += [fault for place, fault in map(_fault, details) if place not in emptied]
         raise ConfigError([f"{path}: {fault}" for fault in faults]) from None
     faults += _check_names(file)
-    snapshots = _load_snapshots(file, path.parent, files, faults)
+    snapshots = _load_snapshots(file, path.parent, files, faults, warnings)
     for index, policy in enumerate(file.policies):
         if isinstance(policy, RouteLLMPolicy):
             _check_routellm(policy, f"policies[{index}]", faults, warnings)
@@ -588,6 +589,14 @@ def _read_key_files(tree: Any, files: dict[Path, bytes], faults: list[str]) -> N
             faults.append(f"{place}.api_key_file: {name} is empty")
 
 
+def _leave_out_notes(tree: Any, warnings: list[str]) -> None:
+    """Takes each `cost` out of `tree` that is a note of somebody's own, from before the key meant anything."""
+    for place, upstream in _upstreams_in(tree):
+        if upstream.get("cost") is not None and not isinstance(upstream["cost"], dict):
+            del upstream["cost"]
+            warnings.append(f"{place}.cost: not {{input, output}}: ignored")
+
+
 def _upstreams_in(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every object of an unchecked file that would be an llm, a strong or a weak model, and its place."""
     policies = tree.get("policies") if isinstance(tree, dict) else None
@@ -625,7 +634,9 @@ def _fault(detail: Any) -> tuple[str, str]:
     return place, f"{place}: {message}" if place else message
 
 
-def _load_snapshots(file: File, folder: Path, files: dict[Path, bytes], faults: list[str]) -> dict[str, Snapshot]:
+def _load_snapshots(
+    file: File, folder: Path, files: dict[Path, bytes], faults: list[str], warnings: list[str]
+) -> dict[str, Snapshot]:
     """The snapshot of each policy that has one, by the policy's name; notes their files."""
     snapshots = {}
     for index, policy in enumerate(file.policies):
@@ -634,9 +645,12 @@ def _load_snapshots(file: File, folder: Path, files: dict[Path, bytes], faults: 
         path = folder / policy.snapshot
         files[path] = fingerprint(path)
         try:
-            snapshots[policy.name] = load_snapshot(path)
+            snapshot = snapshots[policy.name] = load_snapshot(path)
         except SnapshotError as error:
             faults += [f"policies[{index}].snapshot: {fault}" for fault in error.faults]
+            continue
+        if snapshot.doubt is not None:
+            warnings.append(f"policies[{index}].snapshot: {path}: {snapshot.doubt}")
     if snapshots:
         language_of("")  # what tells languages is loaded now, and not while a request waits
     return snapshots
@@ -674,8 +688,7 @@ def _check_llms(policy: Policy, place: str, faults: list[str], warnings: list[st
         warnings += [f"{place}.llms[{index}].{key}: unknown key, ignored" for key in llm.model_extra or ()]
     if policy.fallback and policy.fallback not in names:
         faults.append(f"{place}.fallback: policy {policy.name!r} has no llm {policy.fallback!r}")
-    if policy.on_abstain and policy.min_confidence is None:
-        faults.append(f"{place}.on_abstain: policy {policy.name!r} never abstains; expected a min_confidence, too")
+    _check_on_abstain(policy, place, faults, warnings)
     if policy.triton_model in ROUTELLM_MODELS:
         faults.append(f"{place}.url: {policy.triton_model} answers with a win rate; expected 'type: routellm'")
     labels = known_labels(policy.triton_model)
@@ -687,6 +700,20 @@ def _check_llms(policy: Policy, place: str, faults: list[str], warnings: list[st
         faults.append(f"{place}.llms: policy {policy.name!r}: {error}")
         return
     warnings.extend(_label_warnings(policy, place, labels, by_label))
+
+
+def _check_on_abstain(policy: Policy, place: str, faults: list[str], warnings: list[str]) -> None:
+    name = policy.on_abstain
+    if name is None:
+        return
+    if policy.min_confidence is None:
+        faults.append(f"{place}.on_abstain: policy {policy.name!r} never abstains; expected a min_confidence, too")
+    if any(name in (llm.name, llm.model) for llm in policy.llms):
+        return
+    if name in (known_labels(policy.triton_model) or ()):
+        faults.append(f"{place}.on_abstain: {name!r} is a label, and no llm of policy {policy.name!r}")
+    else:
+        warnings.append(f"{place}.on_abstain: {name!r} is no llm: taken as a model at {policy.fallback_llm.api_base}")
 
 
 def _label_warnings(policy: Policy, place: str, labels: tuple[str, ...], by_label: Mapping[str, Llm]) -> Iterator[str]:

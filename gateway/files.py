@@ -16,3 +16,5 @@ def fingerprint(path: Path) -> bytes:
             return hashlib.sha256(file.read(_MOST_BYTES)).digest()
     except OSError as error:
         return str(error.errno).encode()
+    except ValueError as error:  # a name that no file can have
+        return str(error).encode()

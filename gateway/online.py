@@ -37,10 +37,9 @@ async def _look_at(state: State, policy: Policy | RouteLLMPolicy) -> Found:
         decision = await state.triton_of(policy).decide(policy.triton_model, "ping", _SECONDS)
     except DecisionFailed as failure:
         return Found([f"{place}: no decision ({failure.reason}): {failure}"], [])
-    if isinstance(policy, RouteLLMPolicy):
-        return Found([], [])
-    warnings = _confidence_warnings(policy, decision)
-    return Found([f"{place}: {each}" for each in misfits(policy, decision)], [f"{place}: {each}" for each in warnings])
+    faults = [] if isinstance(policy, RouteLLMPolicy) else list(misfits(policy, decision))
+    warnings = [*_confidence_warnings(policy, decision), *snapshot_warnings(state.config, policy, decision)]
+    return Found([f"{place}: {each}" for each in faults], [f"{place}: {each}" for each in warnings])
 
 
 def misfits(policy: Policy, decision: Decision) -> Iterator[str]:
@@ -54,9 +53,24 @@ def misfits(policy: Policy, decision: Decision) -> Iterator[str]:
             yield str(error)
 
 
-def _confidence_warnings(policy: Policy, decision: Decision) -> Iterator[str]:
-    if policy.min_confidence is not None and sorted(decision.scores)[-2:] == [0.0, 1.0]:
+def _confidence_warnings(policy: Policy | RouteLLMPolicy, decision: Decision) -> Iterator[str]:
+    waits = isinstance(policy, Policy) and policy.min_confidence is not None
+    if waits and sorted(decision.scores)[-2:] == [0.0, 1.0]:
         yield "its answer is one-hot: if all are, a min_confidence never matters"
+
+
+def snapshot_warnings(config: Config, policy: Policy | RouteLLMPolicy, decision: Decision) -> Iterator[str]:
+    """That the policy's snapshot is of another network than the one that decides."""
+    snapshot = config.snapshots.get(policy.name)
+    if snapshot is None or snapshot.checkpoint is None or decision.checkpoint is None:
+        return
+    if _name_and_digest(snapshot.checkpoint) != _name_and_digest(decision.checkpoint):
+        yield f"its checkpoint is {decision.checkpoint}, and the policy's snapshot is of {snapshot.checkpoint}"
+
+
+def _name_and_digest(checkpoint: str) -> tuple[str, str]:
+    """Of `name:version:digest`, or of `name:digest`, as a training knows no version."""
+    return checkpoint.partition(":")[0], checkpoint.rpartition(":")[2]
 
 
 def _upstream_faults(state: State) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 _LENGTH_BOUNDS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048)
 _READ_CHARACTERS = 512  # enough to tell a language by, and bounded
 _ROUNDING = 0.01  # what people's rounding may take away
+_ROWS_FOR_A_LABEL = 10  # with fewer, the shares of what is drawn by chance alone are too far from those it is drawn of
 
 CONFIDENCE = tuple(f"{tenth / 10:.1f}-{(tenth + 1) / 10:.1f}" for tenth in range(10))
 """Buckets of confidence: tenths, the upper end belonging to the next one, 1.0 to the last."""
@@ -130,6 +131,15 @@ class Snapshot(BaseModel):
         found: Mapping[str, float] = getattr(self, feature)
         return found
 
+    @property
+    def doubt(self) -> str | None:
+        """Why its labels say little, if they do."""
+        needed = _ROWS_FOR_A_LABEL * len(self.label)
+        if self.rows >= needed:
+            return None
+        counts = f"{self.rows:,} rows, {len(self.label):,} labels; {_ROWS_FOR_A_LABEL} for each at least"
+        return f"too few rows to tell drift by label: {counts}"
+
 
 def beside(snapshot: Snapshot, names: Collection[str], row: Seen) -> Seen:
     """`row` as it is counted beside a snapshot: only features that this has, and labels only of this or of `names`."""
@@ -175,6 +185,8 @@ def load_snapshot(path: Path) -> Snapshot:
     except ValidationError as error:
         details = error.errors(include_input=False, include_url=False)
         raise SnapshotError([f"{path}: {_fault(detail)}" for detail in details]) from None
+    except ValueError:
+        raise SnapshotError([f"{str(path)!r}: is no file's name"]) from None
 
 
 def _fault(detail: Any) -> str:

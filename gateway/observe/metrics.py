@@ -188,8 +188,7 @@ class _StateMetrics:
     def _show_targets(self, eligibility: Eligibility) -> None:
         followed = {(target.api_base, target.model): target for target in eligibility.followed}
         for gone in self._followed - followed.keys():
-            self._eligible.labels(*gone).set(0)  # workers' files forget no label
-            self._eligible.remove(*gone)
+            shared.forget(self._eligible, gone)
         self._followed = set(followed)
         for labels, target in followed.items():
             self._eligible.labels(*labels).set(eligibility.eligible(target))

@@ -1,8 +1,9 @@
 """Metrics of several processes in one sum: prometheus_client's multiprocess mode."""
 
 import os
+from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, values
+from prometheus_client import CollectorRegistry, Gauge, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -27,6 +28,14 @@ def sum_of_all() -> CollectorRegistry:
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
+
+
+def forget(gauge: Gauge, labels: Sequence[str]) -> None:
+    """One series of a gauge; with several workers it goes to 0, since their files forget none."""
+    if is_shared():
+        gauge.labels(*labels).set(0)
+    else:
+        gauge.remove(*labels)
 
 
 def forget_state(folder: str, worker: int) -> None:

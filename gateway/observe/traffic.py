@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from gateway.observe import shared
 from gateway.traffic import FEATURES, Seen, Snapshot
 
 _Labels = tuple[str, str, str]
@@ -41,8 +42,7 @@ class TrafficMetrics:
             return
         shares = _shares(snapshots)
         for gone in _shares(self._shown).keys() - shares.keys():
-            self._share.labels(*gone).set(0)  # workers' files forget no label
-            self._share.remove(*gone)
+            shared.forget(self._share, gone)
         for labels, share in shares.items():
             self._share.labels(*labels).set(share)
             self._counts.labels(*labels)  # there from 0 on: Prometheus' increase() does not see a first value

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from gateway.observe.traffic import TrafficMetrics
 from gateway.traffic import seen, take_snapshot
 from tests.conftest import MODELS, StartGateway
 from tests.gateway.client import Gateway, chat, eventually
@@ -140,6 +142,22 @@ def test_a_snapshot_that_changes(start_gateway: StartGateway, tmp_path: Path) ->
     (file,) = tmp_path.glob("gateway*/config.yaml")
     file.write_text("policies:\n" + _policy("other", ""))
     assert eventually(lambda: not _series(gateway, "llm_router_traffic_snapshot"))
+
+
+def test_a_snapshot_that_is_gone_among_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers' files forget no series: the shares of a snapshot that is gone are 0, and prometheus_client warns of
+    nothing; without workers they are gone, too."""
+    snapshots = {"p": take_snapshot([seen("a", None, None, "en")], None)}
+    for shared, left in ((True, {0.0}), (False, set())):
+        registry = CollectorRegistry()
+        metrics = TrafficMetrics(registry)
+        metrics.show(snapshots)
+        with monkeypatch.context() as patch:
+            if shared:
+                patch.setenv("PROMETHEUS_MULTIPROC_DIR", "/nowhere")
+            metrics.show({})
+        shares = [family for family in registry.collect() if family.name == "llm_router_traffic_snapshot"]
+        assert {sample.value for family in shares for sample in family.samples} == left
 
 
 @pytest.mark.rare

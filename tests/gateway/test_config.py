@@ -414,6 +414,11 @@ def test_faults_of_targets_and_bounds(tmp_path: Path, old: str, new: str, fault:
         ("min_confidence: .nan,", "policies[0].min_confidence: Input should be a finite number"),
         ("snapshot: none.json,", "policies[0].snapshot: {folder}/none.json: cannot be read: No such file"),
         ("snapshot: broken.json,", "policies[0].snapshot: {folder}/broken.json: label: expected shares that add to 1"),
+        ('snapshot: "a\\0b",', "policies[0].snapshot: '{folder}/a\\x00b': is no file's name"),
+        (
+            "min_confidence: 0.5, on_abstain: Rewrite,",
+            "policies[0].on_abstain: 'Rewrite' is a label, and no llm of policy 'p'",
+        ),
     ],
 )
 def test_faults_of_abstention_and_snapshots(tmp_path: Path, extra: str, fault: str) -> None:
@@ -422,6 +427,29 @@ def test_faults_of_abstention_and_snapshots(tmp_path: Path, extra: str, fault: s
     fault = fault.format(folder=tmp_path)
     text = "policies:\n" + _policy("p", [("Chatbot", "m"), ("Other", "n")], extra=extra)
     assert [found[: len(fault)] for found in _faults(tmp_path, text)] == [fault]
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [("Chatbot", False), ("n", False), ("Othr", True)],
+)
+def test_who_answers_when_a_policy_abstains(tmp_path: Path, name: str, warned: bool) -> None:
+    """An llm by its name or its model; any other name is taken for a model's, with a warning, in case it is none."""
+    extra = f"min_confidence: 0.5, on_abstain: {name},"
+    config = _load(tmp_path, "policies:\n" + _policy("p", [("Chatbot", "m"), ("Other", "n")], extra=extra))
+    policy = _policy_of(config)
+    said = f"policies[0].on_abstain: {name!r} is no llm: taken as a model at {policy.llms[0].api_base}"
+    assert [said in warning for warning in config.warnings].count(True) == warned
+    assert policy.abstention_llm.model == {"Chatbot": "m"}.get(name, name)
+
+
+def test_a_model_beside_another(tmp_path: Path) -> None:
+    """A model that is only named, as in on_abstain, has the place and the key of the one it stands beside, no more."""
+    text = _FALLBACKS.replace("    llms:", "    on_abstain: x\n    min_confidence: 0.5\n    llms:", 1)
+    policy = _policy_of(_load(tmp_path, text))
+    (only,) = policy.in_order(policy.abstention_llm)
+    assert (only.api_base, only.api_key.get_secret_value(), only.model) == ("http://a:1", "first", "x")
+    assert (only.context_length, only.cost, only.fallbacks) == (None, None, ())
 
 
 def test_only_classification_policies_abstain(tmp_path: Path) -> None:
@@ -448,6 +476,15 @@ def test_faults_of_costs(tmp_path: Path, cost: str, fault: str) -> None:
     assert _faults(tmp_path, text) == [f"policies[0].llms[1].cost.{fault}"]
 
 
+def test_costs_that_are_notes(tmp_path: Path) -> None:
+    """A `cost` from before the key meant anything, as files in the wild may have one, is warned of and left out."""
+    for note in ("cheap", "0.5", "[1, 2]", "false"):
+        config = _load(tmp_path, _FALLBACKS.replace("model: small}\n", f"model: small, cost: {note}}}\n"))
+        policy = config.policies["r"]
+        assert isinstance(policy, RouteLLMPolicy) and policy.weak.cost is None
+        assert any("policies[1].weak.cost: not {input, output}: ignored" in warning for warning in config.warnings)
+
+
 _SNAPSHOT = """{
   "checkpoint": null, "rows": 4, "label": {"Chatbot": 0.75, "Other": 0.25},
   "confidence": {}, "length": {"1-16": 1}, "language": {"en": 1}
@@ -464,6 +501,10 @@ def test_costs_and_snapshots(tmp_path: Path) -> None:
     assert policy.llms[0].cost == Cost(input=0.5, output=2)
     assert policy.min_confidence == 0.5
     assert config.snapshots["p"].label == {"Chatbot": 0.75, "Other": 0.25}
+    few = "too few rows to tell drift by label: 4 rows, 2 labels; 10 for each at least"
+    assert [few in warning for warning in config.warnings].count(True) == 1
+    (tmp_path / "snapshot.json").write_text(_SNAPSHOT.replace('"rows": 4', '"rows": 20'))
+    assert not any("too few rows" in warning for warning in _load(tmp_path, text, PRICE="1").warnings)
     assert tmp_path / "snapshot.json" in config.files
     shown = config.redacted()["policies"][0]
     assert shown["snapshot"] == "snapshot.json" and shown["llms"][0]["cost"] == {"input": 0.5, "output": 2}

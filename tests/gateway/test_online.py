@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 
 from gateway.cli import main
-from gateway.config import Policy
+from gateway.config import Policy, load_config
 from gateway.decision import Decision
-from gateway.online import misfits
+from gateway.online import misfits, snapshot_warnings
+from gateway.traffic import seen, take_snapshot
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port
 from scripts.local.triton import Triton
@@ -54,7 +55,8 @@ policies:
 def test_a_confidence_that_never_comes(
     environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, dynamo: DemoDynamo
 ) -> None:
-    """A one-hot model's confidence says nothing: a policy that waits for a low one is warned; probabilities do."""
+    """A one-hot model's confidence says nothing: a policy that waits for a low one is warned; probabilities do. A
+    snapshot of another checkpoint is warned of, too."""
     file = tmp_path / "config.yaml"
     url = "http://x:8000/v2/models/{}/infer"
     llms = f"llms: [{{name: Unknown, api_base: '{dynamo.url}', model: {MODELS[0]}}}]"
@@ -63,9 +65,14 @@ policies:
   - {{name: a, url: '{url.format("renamed_ensemble")}', min_confidence: 0.5, {llms}}}
   - {{name: b, url: '{url.format("scored_ensemble")}', min_confidence: 0.5, {llms}}}
 """)
+    (tmp_path / "s.json").write_text(take_snapshot([seen("a", 0.9, 9, "en")] * 10, "own:abc").model_dump_json())
+    with file.open("a") as text:
+        text.write(f"  - {{name: c, url: '{url.format('task_router_ensemble')}', snapshot: s.json, {llms}}}\n")
     assert main(["check", "--online", str(file)]) == 0
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "min_confidence" in line]
-    assert line.startswith(f"warning: {file}: policy 'a': renamed_ensemble at ") and "one-hot" in line
+    first, second = [line for line in capsys.readouterr().err.splitlines() if " at " in line]
+    assert first.startswith(f"warning: {file}: policy 'a': renamed_ensemble at ") and "one-hot" in first
+    assert second.startswith(f"warning: {file}: policy 'c': task_router_ensemble at ")
+    assert second.endswith(", and the policy's snapshot is of own:abc")
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,31 @@ def test_scores_that_are_no_probabilities(scores: tuple[float, ...], faults: lis
     url = "http://x:8000/v2/models/m/infer"
     policy = Policy.model_validate({"name": "p", "url": url, "llms": [llm], "min_confidence": 0.5})
     assert list(misfits(policy, Decision("a", ("a", "b"), scores))) == faults
+
+
+@pytest.mark.parametrize(
+    ("taken_of", "answers", "warned"),
+    [
+        ("own:abc", "own:3:abc", False),
+        ("own:1:abc", "own:2:abc", False),
+        ("own:1:abc", "own:2:def", True),
+        ("own:abc", "other:1:abc", True),
+        (None, "own:1:abc", False),
+        ("own:abc", None, False),
+    ],
+)
+def test_a_snapshot_of_another_checkpoint(
+    tmp_path: Path, taken_of: str | None, answers: str | None, warned: bool
+) -> None:
+    """A snapshot that was taken before a push is warned of, whatever the versions; one of the same weights is not."""
+    (tmp_path / "s.json").write_text(take_snapshot([seen("a", 0.9, 9, "en")] * 10, taken_of).model_dump_json())
+    llms = "[{name: a, api_base: 'http://up:1', model: m}]"
+    file = tmp_path / "config.yaml"
+    file.write_text(f"policies: [{{name: p, url: 'http://x:8000/v2/models/m/infer', snapshot: s.json, llms: {llms}}}]")
+    config = load_config(file)
+    found = list(snapshot_warnings(config, config.default_policy, Decision("a", ("a",), (1.0,), checkpoint=answers)))
+    said = f"its checkpoint is {answers}, and the policy's snapshot is of {taken_of}"
+    assert found == [said] * warned
 
 
 def test_nothing_runs(environ: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -446,14 +446,14 @@ def test_added_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], without_
     refused, and push_models named."""
     own = write_own(tmp_path / "own")
     labels = {label: 1 / len(THREE["intent"]) for label in THREE["intent"]}
-    shares = {"checkpoint": None, "rows": 3, "label": labels, "confidence": {}, "length": {}, "language": {"en": 1.0}}
+    shares = {"checkpoint": None, "rows": 30, "label": labels, "confidence": {}, "length": {}, "language": {"en": 1.0}}
     (own / "snapshot-intent.json").write_text(json.dumps(shares))
     arguments = ["intent", "--checkpoint", str(own), "--repository", str(tmp_path / "models")]
     assert main([*arguments, "--config", str(tmp_path / "config.yaml")]) == 0
     assert "change-me" in capsys.readouterr().out
     config = load_config(tmp_path / "config.yaml", {"DYNAMO_API_BASE": "http://dynamo"})
     assert list(config.policies["intent_router"].upstreams) == list(THREE["intent"]) and not config.warnings
-    assert config.snapshots["intent_router"].rows == 3
+    assert config.snapshots["intent_router"].rows == 30
     assert (tmp_path / "intent_router-snapshot.json").read_text() == (own / "snapshot-intent.json").read_text()
     assert set(snapshot(tmp_path / "models")) >= {"intent_classifier/1/checkpoint/model.safetensors"}
     assert not list((tmp_path / "models").glob(".*"))
