@@ -66,21 +66,33 @@ def read_lines(paths: Sequence[Path]) -> Iterator[tuple[str, Any]]:
 
     Raises DataError: a file can't be read, or is given twice.
     """
+    require_different(paths)
     for path in paths:
-        if [each.absolute() for each in paths].count(path.absolute()) > 1:
+        yield from read_file(path)
+
+
+def require_different(paths: Sequence[Path]) -> None:
+    """Raises DataError: a file is given twice."""
+    places = [path.absolute() for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
             raise DataError(f"{path}: given twice")
-        try:
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    yield f"{path}, line {number}", _value(line)
-        except OSError as error:
-            raise DataError(f"{path}: can't be read ({error})") from None
+
+
+def read_file(path: Path) -> Iterator[tuple[str, Any]]:
+    """`read_lines` of one file. Raises DataError: it can't be read."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield f"{path}, line {number}", _value(line)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error})") from None
 
 
 def _value(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second of what is nested too deeply
         return NotJson(str(error))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -43,15 +43,17 @@ class LabelChange(NamedTuple):
 
 @dataclass(frozen=True)
 class CostChange:
-    """Estimated costs, None when they can't be told: of `unpriced` models, and `unmeasured` requests whose prompts'
-    tokens nobody counted.
+    """Estimated costs, None when they can't be told: of `unpriced` models, or of no request at all.
 
-    `assumed` requests count with the assumed output tokens, `estimated` ones with tokens by the prompt's bytes.
+    Two kinds of requests are left out of both sums: the `unmeasured`, whose prompts' tokens nobody counted, and those
+    that the `same_unpriced` model answers on both sides. Of the others `assumed` count with the assumed output tokens,
+    `estimated` with tokens by the prompt's bytes.
     """
 
     total: Change | None
     unpriced: Sequence[Place]
     unmeasured: int
+    same_unpriced: int
     assumed: int
     estimated: int
 
@@ -234,30 +236,51 @@ def estimate_cost(
     """Prompts by the tokens that the decision counted, answers by the request's `output_tokens` or the assumed ones."""
     totals = [0.0, 0.0]
     unpriced: dict[Place, None] = {}
-    unmeasured = assumed = estimated = 0
+    counted = unmeasured = same_unpriced = assumed = estimated = 0
     for request, pair in zip(requests, pairs, strict=True):
         tokens, is_estimate = prompt_tokens(request, *pair)
-        unmeasured += tokens is None
+        prices = [known.get(outcome.place) for known, outcome in zip(costs, pair, strict=True)]
+        if tokens is None:
+            unmeasured += 1
+            continue
+        if prices == [None, None] and pair[0].place == pair[1].place:
+            same_unpriced += 1
+            continue
+        counted += 1
         estimated += is_estimate
         assumed += request.output_tokens is None
         answer = output_tokens if request.output_tokens is None else request.output_tokens
-        for side, outcome in enumerate(pair):
-            if (cost := costs[side].get(outcome.place)) is None:
-                unpriced[outcome.place] = None
+        for side, price in enumerate(prices):
+            if price is None:
+                unpriced[pair[side].place] = None
             else:
-                totals[side] += ((tokens or 0) * cost.input + answer * cost.output) / _MILLION
-    total = None if unpriced or unmeasured else Change(*totals)
-    return CostChange(total, list(unpriced), unmeasured, assumed, estimated)
+                totals[side] += (tokens * price.input + answer * price.output) / _MILLION
+    total = Change(*totals) if counted and not unpriced else None
+    return CostChange(total, list(unpriced), unmeasured, same_unpriced, assumed, estimated)
+
+
+def no_cost(cost: CostChange, names: Iterable[str]) -> str:
+    """Why there is no total; `names` are those of its unpriced models."""
+    if cost.unpriced:
+        return f"no cost of {', '.join(names)}"
+    return "; ".join(left_out(cost))
+
+
+def left_out(cost: CostChange) -> Iterator[str]:
+    """What the sums leave out."""
+    if cost.unmeasured:
+        yield f"{cost.unmeasured:,} requests do not tell their prompts' tokens"
+    if cost.same_unpriced:
+        yield f"{cost.same_unpriced:,} requests go to the same model without a cost on both sides"
 
 
 def judge(found: Difference, limits: Limits) -> list[Verdict]:
     """Each limit that was given against what was found."""
     cost = found.cost
-    unpriced = ", ".join(dict.fromkeys(place.model for place in cost.unpriced))
-    no_cost = f"no cost of {unpriced}" if unpriced else f"{cost.unmeasured} decisions without tokens_in_prompt"
+    unpriced = dict.fromkeys(place.model for place in cost.unpriced)
     judged = [
         ("--max-moved", limits.max_moved, found.moved_share, "of the requests move", ""),
-        ("--max-cost-increase", limits.max_cost_increase, cost.increase, "more cost", no_cost),
+        ("--max-cost-increase", limits.max_cost_increase, cost.increase, "more cost", no_cost(cost, unpriced)),
         ("--max-quality-drop", limits.max_quality_drop, found.quality_drop, "fewer right answers", "no truths"),
         (
             "--max-strong-share-change",

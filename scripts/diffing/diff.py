@@ -21,12 +21,13 @@ from scripts.diffing.compare import Difference, Limits, Verdict, compare, judge
 from scripts.diffing.outcome import (
     Side,
     costs_of,
+    decided_by_both,
     outcomes,
     question_of,
     require_policies,
     require_replayable,
 )
-from scripts.diffing.replay import Request, read_requests
+from scripts.diffing.replay import Request, nothing_decided, read_requests
 from scripts.diffing.show import format_difference
 from scripts.evaluating.ask import TritonError
 from scripts.evaluating.decisions import decide_all
@@ -99,8 +100,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         required=True,
         metavar="FILE",
-        help="requests, one JSON object a line: prompts (text, prompt or messages, and where known policy, label, "
-        "strong and weak, output_tokens), or the gateway's log",
+        help="requests, one JSON object a line: prompts (text, prompt or messages, what else a request says, and where "
+        "known policy, label, strong and weak, output_tokens), or the gateway's log",
     )
     add(
         "--triton",
@@ -137,16 +138,20 @@ def run(options: argparse.Namespace) -> Report:
     old, new = _load(options.old, options.new)
     replay = read_requests(options.replay)
     require_policies(replay.requests, (old, new))
-    require_replayable(replay.requests, old, new)
-    if options.new_triton is not None and any(request.logged is not None for request in replay.requests):
+    requests = decided_by_both(replay.requests, (old, new))
+    if not requests:
+        raise nothing_decided(options.replay)
+    require_replayable(requests, old, new)
+    if options.new_triton is not None and any(request.logged is not None for request in requests):
         raise DataError("--new-triton asks a network that a log's decisions are not of; replay prompts")
     (old_costs, faults), (new_costs, more) = costs_of(old), costs_of(new)
     refuse(faults + more)
-    asked = _ask(replay.requests, (old, options.triton), (new, options.new_triton or options.triton))
-    before, after = (outcomes(side, replay.requests, asked[side.name]) for side in (old, new))
-    found = compare(replay.requests, before, after, (old_costs, new_costs), options.output_tokens)
+    asked = _ask(requests, (old, options.triton), (new, options.new_triton or options.triton))
+    before, after = (outcomes(side, requests, asked[side.name]) for side in (old, new))
+    found = compare(requests, before, after, (old_costs, new_costs), options.output_tokens)
     limits = Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
-    return Report(found, replay.skipped, options.output_tokens, _checkpoints(asked), judge(found, limits))
+    skipped = replay.skipped + len(replay.requests) - len(requests)
+    return Report(found, skipped, options.output_tokens, _checkpoints(asked), judge(found, limits))
 
 
 def _load(old: Path, new: Path) -> tuple[Side, Side]:

@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from gateway.config import Config, Cost, Policy, RouteLLMPolicy
 from gateway.decision import Decision
+from gateway.errors import BadRequest, NotFound
 from gateway.labels import known_labels
-from gateway.policy import Selection, Target, fall_back, select
+from gateway.policy import Selection, Target, Wish, fall_back, read_wish, select
 from gateway.prompt import Rule, bounded, estimated_tokens
 from gateway.share import HeldShare
 from gateway.targets import Eligibility
 from scripts.calibrating.traffic import text_of
 from scripts.diffing.replay import Logged, Request
-from scripts.evaluating.decisions import Question
+from scripts.evaluating.decisions import Question, labels_of
 from scripts.training.records import refuse
 
 ABSTAINED = "low_confidence"
@@ -37,9 +38,20 @@ class Side:
     name: str
     config: Config
 
+    def wish(self, request: Request) -> Wish:
+        """What a request asks for: by its `policy`, else by `model` and `nim-llm-router`, as in the gateway.
+
+        Raises BadRequest and NotFound, and KeyError for a policy that is not there.
+        """
+        if request.policy is not None:
+            return Wish(self.config.policies[request.policy])
+        return read_wish(request.prompt or {}, self.config)
+
     def policy(self, request: Request) -> Policy | RouteLLMPolicy:
-        """The one that decides; `require_policies` saw that it is there."""
-        return self.config.default_policy if request.policy is None else self.config.policies[request.policy]
+        """The one that decides; `decided_by_both` saw that there is one."""
+        policy = self.wish(request).policy
+        assert policy is not None
+        return policy
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,26 @@ def require_policies(requests: Sequence[Request], sides: Sequence[Side]) -> None
     )
 
 
+def decided_by_both(requests: Sequence[Request], sides: Sequence[Side]) -> list[Request]:
+    """The requests without those that name their model, on both sides; `require_policies` saw to the policies.
+
+    Raises DataError, a line for each request that a side refuses, or that a policy decides on one side alone.
+    """
+    faults, decided = [], []
+    for request in requests:
+        try:
+            named = [side.name for side in sides if side.wish(request).target is not None]
+        except (BadRequest, NotFound) as error:
+            faults.append(f"{request.at}: {error.message}")
+            continue
+        if not named:
+            decided.append(request)
+        elif len(named) < len(sides):
+            faults.append(f"{request.at}: names its model by {' and '.join(named)}, and a policy by the other side")
+    refuse(faults)
+    return decided
+
+
 def require_replayable(requests: Sequence[Request], old: Side, new: Side) -> None:
     """Raises DataError, a line for each policy of logged decisions that says nothing about one of the two sides."""
     logged: dict[str, list[Request]] = {}
@@ -95,6 +127,9 @@ def _replay_faults(name: str, rows: Sequence[Request], old: Side, new: Side) -> 
         models = f"OLD asks {before.triton_model}, NEW {after.triton_model}"
         yield f"{at}: {models}, and a log holds what one model decided; replay prompts"
         return
+    unsure = next((row for row in rows if _lacks_confidence(row)), None)
+    if unsure and any(isinstance(each, Policy) and each.min_confidence is not None for each in (before, after)):
+        yield f"{unsure.at}: the log is older than what min_confidence is judged by; replay prompts"
     if before.input != after.input:
         yield f"{at}: its input is {before.input} in OLD and {after.input} in NEW; replay prompts"
     wanted = isinstance(before, RouteLLMPolicy)
@@ -111,6 +146,11 @@ def _replay_faults(name: str, rows: Sequence[Request], old: Side, new: Side) -> 
                     f"{at}: no llm of {side.name} is named after a label of the log; llms that are taken in the order "
                     "of labels can't be replayed from one; replay prompts"
                 )
+
+
+def _lacks_confidence(request: Request) -> bool:
+    logged = request.logged
+    return logged is not None and logged.label is not None and not logged.tells_confidence
 
 
 def question_of(side: Side, target: str | None, request: Request) -> Question | None:
@@ -134,9 +174,9 @@ def outcomes(side: Side, requests: Sequence[Request], decisions: Sequence[Decisi
     eligibility = Eligibility()  # knows of no upstream that is down: what counts is the configuration
     found = []
     for request, answered in zip(requests, decisions, strict=True):
-        policy = side.policy(request)
+        wish, policy = side.wish(request), side.policy(request)
         decision = answered if request.logged is None else decision_of(request.logged, policy)
-        selection = _select(policy, decision, request, held.get(policy.name))
+        selection = _select(policy, decision, request, held.get(policy.name), wish.threshold)
         target = selection.target
         if request.prompt is not None:
             target = eligibility.order(selection.targets, _tokens_to_hold(request.prompt)).targets[0]
@@ -191,13 +231,19 @@ def costs_of(side: Side) -> tuple[dict[Place, Cost], list[str]]:
 
 
 def _select(
-    policy: Policy | RouteLLMPolicy, decision: Decision | None, request: Request, held: HeldShare | None
+    policy: Policy | RouteLLMPolicy,
+    decision: Decision | None,
+    request: Request,
+    held: HeldShare | None,
+    threshold: float | None,
 ) -> Selection:
+    """By the request's own `threshold`, else the one that holds the share."""
     if decision is None:
         return fall_back(policy, "empty_prompt" if request.logged is None else request.logged.reason)
-    selection = select(policy, decision, None if held is None else held.threshold)
-    if held is not None:
-        held.count(selection.label == "strong")
+    if threshold is not None or held is None:
+        return select(policy, decision, threshold)
+    selection = select(policy, decision, held.threshold)
+    held.count(selection.label == "strong")
     return selection
 
 
@@ -211,7 +257,7 @@ def _outcome(
         policy.input,
         selection.label,
         selection.reason,
-        () if decision is None else decision.labels,
+        () if decision is None else labels_of(decision),
         routellm,
         _is_strong(policy, place) if isinstance(policy, RouteLLMPolicy) else None,
         None if decision is None else decision.tokens_in_prompt,

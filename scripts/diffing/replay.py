@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.calibrating.traffic import PROMPT_KEYS, NotJson, read_lines, read_win_rate, text_of
+from scripts.calibrating.traffic import PROMPT_KEYS, NotJson, read_file, read_win_rate, require_different, text_of
 from scripts.training.data import DataError
 from scripts.training.records import refuse
 
@@ -18,7 +18,7 @@ _LEAST_CONFIDENCE = 1e-4  # the likeliest of 4,096 labels, the most that the gat
 class Logged:
     """What a line of the log says of a decision; neither label nor win rate when there was none, for `reason`.
 
-    `model` is the one that answered.
+    `model` is the one that answered. `tells_confidence`: the line has a confidence, or says that there is none.
     """
 
     reason: str
@@ -26,6 +26,7 @@ class Logged:
     label: str | None
     win_rate: float | None
     confidence: float | None
+    tells_confidence: bool
     tokens_in_prompt: int | None
 
 
@@ -58,40 +59,55 @@ class Replay:
 def read_requests(paths: Sequence[Path]) -> Replay:
     """The lines of all files, each a JSON object: a prompt with `text`, `prompt` or `messages`, or a line of a log.
 
-    In a log there may be lines that are no JSON, messages, and requests that named their model: they are skipped.
+    A file with a line of a log is one. Others write into it, too: lines that are no JSON, or no object, are skipped
+    there, and so are messages and requests that named their model. In a file of prompts a broken line is a fault.
 
     Raises DataError, a line for each fault: a file that can't be read or is given twice, broken lines, or no request.
     """
     requests: list[Request] = []
     faults: list[str] = []
-    broken: list[str] = []
     skipped = 0
-    for at, value in read_lines(paths):
-        try:
-            if isinstance(value, NotJson):
-                broken.append(f"{at}: not JSON ({value.why})")
-            elif (request := _read(value, at)) is not None:
-                requests.append(request)
-            else:
+    require_different(paths)
+    for path in paths:
+        lines = list(read_file(path))
+        is_log = any(_is_logged(value) for _, value in lines)
+        for at, value in lines:
+            try:
+                request = None if is_log and not isinstance(value, dict) else _read(value, at)
+            except DataError as error:
+                faults.append(str(error))
+                continue
+            if request is None:
                 skipped += 1
-        except DataError as error:
-            faults.append(str(error))
-    if any(request.logged is not None for request in requests) or skipped:
-        skipped += len(broken)  # a log
-    else:
-        faults = broken + faults
+            else:
+                requests.append(request)
     refuse(faults)
     if not requests:
-        raise DataError(f"{', '.join(map(str, paths))}: no request that a policy decides")
+        raise nothing_decided(paths)
     return Replay(requests, skipped)
 
 
+def nothing_decided(paths: Sequence[Path]) -> DataError:
+    """There is nothing to compare."""
+    return DataError(f"{', '.join(map(str, paths))}: no request that a policy decides")
+
+
+def _is_logged(value: Any) -> bool:
+    return isinstance(value, dict) and not _is_prompt(value) and ("event" in value or "policy" in value)
+
+
+def _is_prompt(value: Mapping[str, Any]) -> bool:
+    return any(key in value for key in PROMPT_KEYS)
+
+
 def _read(value: Any, at: str) -> Request | None:
+    if isinstance(value, NotJson):
+        raise DataError(f"{at}: not JSON ({value.why})")
     if not isinstance(value, dict):
         raise DataError(f"{at}: expected a JSON object")
-    if any(key in value for key in PROMPT_KEYS):
+    if _is_prompt(value):
         return _read_prompt(value, at)
-    if "event" in value or "policy" in value:
+    if _is_logged(value):
         return _read_decision(value, at)
     raise DataError(f"{at}: expected one of {', '.join(PROMPT_KEYS)}, or a line of the gateway's log")
 
@@ -123,6 +139,7 @@ def _read_decision(value: Mapping[str, Any], at: str) -> Request | None:
         _text(value, "label", at),
         None if win_rate is None else read_win_rate(win_rate, at),
         _confidence(value, at),
+        "confidence" in value,
         _count(value, "tokens_in_prompt", at),
     )
     return Request(at, policy, logged=logged, output_tokens=_count(value, "output_tokens", at))
@@ -150,15 +167,11 @@ def _right(value: Mapping[str, Any], key: str, at: str) -> int | None:
 
 
 def _confidence(value: Mapping[str, Any], at: str) -> float | None:
-    """The decision's; before gateways logged it, the highest score, where that is one."""
-    key = "confidence" if "confidence" in value else "score"
-    found = value.get(key)
+    found = value.get("confidence")
     if found is None:
         return None
     if isinstance(found, bool) or not isinstance(found, (int, float)):
-        raise DataError(f"{at}: '{key}' should be a number, and is {found!r}")
+        raise DataError(f"{at}: 'confidence' should be a number, and is {found!r}")
     if not _LEAST_CONFIDENCE <= found <= 1.001:  # a float32 may lie a rounding above 1
-        if key == "score":
-            return None
         raise DataError(f"{at}: 'confidence' should be a number from {_LEAST_CONFIDENCE:g} to 1, and is {found!r}")
     return min(float(found), 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from scripts.diffing.compare import Change, Difference, Quality
+from scripts.diffing.compare import Change, Difference, Quality, left_out, no_cost
 from scripts.diffing.outcome import Place
 from scripts.evaluating.report import table
 
@@ -64,12 +64,12 @@ def _notes(found: Difference, output_tokens: int) -> Iterator[str]:
             "threshold of their own, or another configuration"
         )
     cost = found.cost
-    if cost.unpriced:
-        yield f"no estimated cost: no cost of {', '.join(names_of(cost.unpriced).values())}"
-    elif cost.unmeasured:
-        yield f"no estimated cost: {cost.unmeasured:,} decisions do not tell their prompt's tokens"
-    else:
-        if cost.assumed:
-            yield f"cost: {output_tokens:,} tokens are assumed for each of {cost.assumed:,} answers"
-        if cost.estimated:
-            yield f"cost: {cost.estimated:,} prompts count with a token for four bytes; no model told their tokens"
+    if cost.total is None:
+        yield f"no estimated cost: {no_cost(cost, names_of(cost.unpriced).values())}"
+        return
+    for what in left_out(cost):
+        yield f"cost: {what}, and are left out"
+    if cost.assumed:
+        yield f"cost: {output_tokens:,} tokens are assumed for each of {cost.assumed:,} answers"
+    if cost.estimated:
+        yield f"cost: {cost.estimated:,} prompts count with a token for four bytes; no model told their tokens"

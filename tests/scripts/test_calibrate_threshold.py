@@ -192,6 +192,7 @@ def test_what_a_log_holds(tmp_path: Path) -> None:
     ("lines", "said"),
     [
         (["{"], "a.jsonl, line 1: not JSON"),
+        (["[" * 100_000], "a.jsonl, line 1: not JSON"),
         (['{"text": "a"}', "warning: x"], "a.jsonl, line 2: not JSON"),
         (["[]"], "a.jsonl, line 1: expected a JSON object"),
         (['{"question": "a"}'], "line 1: expected one of text, prompt, messages, or a decision's win_rate"),

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from gateway.config import load_config
 from gateway.decision import Decision
+from scripts.diffing.compare import label_quality
 from scripts.diffing.diff import main
-from scripts.diffing.outcome import Place, Side, outcomes, scores_of
+from scripts.diffing.outcome import Place, Side, decided_by_both, outcomes, question_of, scores_of
 from scripts.diffing.replay import Request, read_requests
 from scripts.diffing.show import names_of
 from scripts.local.triton import Triton
@@ -51,6 +52,7 @@ def pair(threshold: float = 0.5, **keys: Any) -> dict[str, Any]:
     return {"name": "pair", "type": "routellm", "threshold": threshold, "timeout_ms": 30_000} | sides | keys
 
 
+MANUAL = {"nim-llm-router": {"policy": "tasks", "routing_strategy": "manual", "model": "Chatbot"}}
 TASKS = tasks({"Chatbot": "small", "Code Generation": "large", "Unknown": "small"})
 
 
@@ -130,8 +132,15 @@ def test_what_is_abstained_from(diff: Diff) -> None:
     found = diff.json([TASKS], [new], lines)
     assert found["abstained_share"] == {"old": 0, "new": 0.2}
     assert [(each["new"]["model"], each["requests"]) for each in found["moves"]] == [("huge", 1)]
+
+
+def test_a_log_without_confidences(diff: Diff) -> None:
+    """One from before gateways logged confidences says nothing of a min_confidence, and all else."""
     older = [{"event": "request", "policy": "tasks", "label": "Chatbot", "reason": "decided", "score": 0.3}]
-    assert diff.json([TASKS], [new], older)["moved"]["requests"] == 1
+    assert diff.json([TASKS], [TASKS], older)["moved"]["requests"] == 0
+    code, out, err = diff.run([TASKS], [TASKS | {"min_confidence": 0.6}], [logged("Chatbot"), *older])
+    assert (code, out, len(err)) == (2, "", 1)
+    assert err[0].endswith("line 2: the log is older than what min_confidence is judged by; replay prompts")
 
 
 def test_a_threshold(diff: Diff) -> None:
@@ -171,7 +180,7 @@ def test_costs_that_nobody_knows(diff: Diff) -> None:
     new = tasks({"Chatbot": "huge", "Unknown": "small"})
     for lines, said in (
         ([logged("Chatbot")], "no cost of huge"),
-        ([logged("Unknown", tokens_in_prompt=None)], "1 decisions without tokens_in_prompt"),
+        ([logged("Unknown", tokens_in_prompt=None)], "1 requests do not tell their prompts' tokens"),
     ):
         code, out, err = diff.run([TASKS], [new], lines, "--max-cost-increase", "5")
         assert (code, err) == (2, [f"policy_diff: --max-cost-increase 5 can't be judged: {said}"])
@@ -180,6 +189,25 @@ def test_costs_that_nobody_knows(diff: Diff) -> None:
     twice["llms"][1]["cost"] = {"input": 0, "output": 0}
     code, _, err = diff.run([TASKS], [twice], [logged("Chatbot")])
     assert (code, err) == (2, [f"policy_diff: NEW: model 'small' at {BASE} has different costs"])
+
+
+def test_costs_of_some(diff: Diff) -> None:
+    """A timeout in the log, and requests for the same model without a price on both sides, are left out of both sums,
+    and it is said."""
+    old = tasks({"Chatbot": "small", "Open QA": "huge", "Unknown": "small"})
+    new = tasks({"Chatbot": "large", "Open QA": "huge", "Unknown": "small"})
+    timeout = logged(None, reason="decision_timeout", tokens_in_prompt=None)
+    lines = [logged("Chatbot"), logged("Open QA"), logged("Open QA"), timeout]
+    code, out, _ = diff.run([old], [new], lines, "--output-tokens", "10", "--max-cost-increase", "9")
+    assert code == 0
+    assert "cost: 1 requests do not tell their prompts' tokens, and are left out" in out
+    assert "cost: 2 requests go to the same model without a cost on both sides, and are left out" in out
+    found = diff.json([old], [new], lines, "--output-tokens", "10")["cost"]
+    assert found["total"] == {"old": pytest.approx(60 / 1e6), "new": pytest.approx(300 / 1e6)}
+    assert (found["unmeasured"], found["same_unpriced"], found["assumed"]) == (1, 2, 1)
+    _, _, err = diff.run([old], [new], [logged("Open QA")], "--max-cost-increase", "9")
+    why = "1 requests go to the same model without a cost on both sides"
+    assert err == [f"policy_diff: --max-cost-increase 9 can't be judged: {why}"]
 
 
 def test_free_of_charge(diff: Diff) -> None:
@@ -277,9 +305,23 @@ def test_a_model_of_ones_own_from_a_log(diff: Diff) -> None:
 
 def test_what_a_log_holds(tmp_path: Path) -> None:
     """Messages, lines that are no JSON and requests that named their model are skipped in a log, and counted."""
-    lines = ["warning: x", {"event": "started"}, logged("Chatbot"), logged(None, reason="manual"), logged(policy=None)]  # type: ignore[arg-type]
-    replay = read_requests([write_lines(tmp_path / "gateway.log", lines)])
-    assert (len(replay.requests), replay.skipped) == (1, 4)
+    lines = [
+        "warning: x",
+        "7",
+        "[" * 100_000,
+        {"event": "started"},
+        logged("Chatbot"),
+        logged(None, reason="manual"),
+        logged(policy=None),  # type: ignore[arg-type]
+    ]
+    log = write_lines(tmp_path / "gateway.log", lines)
+    replay = read_requests([log])
+    assert (len(replay.requests), replay.skipped) == (1, 6)
+    prompts = write_lines(tmp_path / "prompts.jsonl", [{"text": "a"}, "{", "[" * 100_000])
+    with pytest.raises(DataError) as raised:  # a log beside it excuses nothing
+        read_requests([log, prompts])
+    second, third = str(raised.value).splitlines()
+    assert f"{prompts}, line 2: not JSON" in second and f"{prompts}, line 3: not JSON" in third
 
 
 @pytest.mark.parametrize(
@@ -306,6 +348,46 @@ def test_wrong_lines(tmp_path: Path, lines: list[Any], said: list[str]) -> None:
     found = str(raised.value).splitlines()
     assert len(found) == len(said)
     assert all(part in line for line, part in zip(found, said, strict=True)), found
+
+
+def test_what_a_request_asks_for(diff: Diff, tmp_path: Path) -> None:
+    """`model` and `nim-llm-router` choose as in the gateway: a policy, a router with a threshold, or a model, which
+    nothing decides; what one of the gateways would refuse, or only one decide, is a fault."""
+    side = Side("OLD", load_config(write_config(tmp_path / "a.yaml", TASKS, pair())))
+
+    def request(**fields: Any) -> Request:
+        return Request("a", prompt={"text": "x"} | fields)
+
+    asked = [
+        request(model="auto"),
+        request(model="pair"),
+        request(model="router-bert-0.3"),
+        request(**{"nim-llm-router": {"policy": "pair", "threshold": 0.7}}),
+    ]
+    assert decided_by_both([*asked, request(model="small"), request(**MANUAL)], (side, side)) == asked
+    questions = [question_of(side, "t:8001", each) for each in asked]
+    models = [question.model for question in questions if question is not None]
+    assert models == ["task_router_ensemble", "routellm_mf", "routellm_bert", "routellm_mf"]
+    decision = Decision("", (), (), win_rate=0.4)
+    assert [each.place.model for each in outcomes(side, asked[1:], [decision] * 3)] == ["small", "large", "small"]
+
+    lines = [{"text": "x"} | each for each in ({"model": "pair"}, {"model": 7}, {"nim-llm-router": {"policy": "b"}})]
+    code, out, err = diff.run([TASKS, pair()], [TASKS, tasks({"Chatbot": "pair"}, name="b")], lines)
+    assert (code, out, len(err)) == (2, "", 3)
+    assert err[0].endswith("line 1: names its model by NEW, and a policy by the other side")
+    assert err[1].endswith("line 2: 'model' must be a string") and "line 3: there is no policy 'b'" in err[2]
+    code, _, err = diff.run([TASKS], [TASKS], [{"text": "x", "model": "small"}])
+    assert (code, err) == (2, [f"policy_diff: {tmp_path / 'replay.jsonl'}: no request that a policy decides"])
+
+
+def test_labels_without_names(tmp_path: Path) -> None:
+    """The labels of a model without a label file are numbers, and truths are compared with those."""
+    policy = tasks({"0": "small", "1": "large"}, url="http://t:8000/v2/models/own/infer")
+    side = Side("OLD", load_config(write_config(tmp_path / "a.yaml", policy)))
+    requests = [Request("a", prompt={"text": "x"}, label=label) for label in "10"]
+    found = outcomes(side, requests, [Decision("1", ("", ""), (0.25, 0.75))] * 2)
+    quality, _ = label_quality(requests, list(zip(found, found, strict=True)))
+    assert quality == (2, (0.5, 0.5))
 
 
 def test_another_configurations_log(diff: Diff) -> None:
