@@ -4,9 +4,9 @@ router.
 Labelled prompts measure the classifier, by head (task, complexity), source and label: how often, and how surely, it was
 right. They are one JSON object a line with text, source and more, and their file's folder says what it holds: in task/
 and complexity/ rows have a label, in labelled/ a task and a complexity. With --model they measure that model alone, in
-any folder: text and label, and source if there are several, as JSON or, in a file that ends in .csv, as CSV with a
-header. Strong/weak data measure a router, by source: rows have strong and weak, 1 when that model's answer to the
-prompt is right, else 0.
+any folder: text and label, and source if there are several, in files called *.jsonl, or *.csv with a header.
+Strong/weak data measure a router, by source: rows have strong and weak, 1 when that model's answer to the prompt is
+right, else 0.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         metavar="FILE",
         help="labelled prompts (JSONL), in a folder called task, complexity or labelled; strong/weak data; or, "
-        "with --model, labelled prompts (JSONL or CSV) anywhere",
+        "with --model, labelled prompts in any folder (*.jsonl, *.csv)",
     )
     root.add_argument(
         "--triton", type=read_target, required=True, metavar="HOST:PORT", help="gRPC endpoint of the Triton to measure"

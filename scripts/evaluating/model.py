@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def evaluate_model(options: argparse.Namespace) -> Evaluation:
         head = model.removesuffix(_ENSEMBLE)
         heads[head] = report_texts(rows, answers_of(head, decisions).heads[head], labels_of(first), options.risk)
     if options.snapshot is not None:
-        write_snapshot(snapshot_of([row.text for row in rows], decisions, options.threshold), options.snapshot)
+        snapshot = snapshot_of([row.text for row in rows], decisions, options.threshold)
+        write_snapshot(snapshot, options.snapshot)
+        if snapshot.doubt is not None:
+            print(f"evaluate: warning: {options.snapshot}: {snapshot.doubt}", file=sys.stderr)
     files = dict(file_hashes(Path(), map(str, options.data)))
     return Evaluation(decisions[0].checkpoint or model, len(rows), files, heads)
 

@@ -192,7 +192,8 @@ def format_reports(reports: Mapping[str, HeadReport]) -> str:
 def _point_cells(point: Point | NoPoint) -> tuple[str | float | None, ...]:
     if isinstance(point, NoPoint):
         return point.short, None, None
-    return f"{point.min_confidence:g}", point.coverage, point.risk
+    # As short as it can be and no shorter: rounded, it would not divide the answers as it does here.
+    return repr(point.min_confidence), point.coverage, point.risk
 
 
 def _picked_lines(head: str, risk: RiskReport) -> list[str]:
@@ -205,7 +206,7 @@ def _picked_lines(head: str, risk: RiskReport) -> list[str]:
         f"  {name:<10}{half.rows:>6,} rows, coverage {half.coverage:.3f}, risk {_cell(half.risk)}"
         for name, half in halves
     ]
-    return ["\n".join([f"{head}: min_confidence: {risk.picked.min_confidence:g} for a risk of {risk.wanted:g}", *said])]
+    return ["\n".join([f"{head}: min_confidence: {risk.picked.min_confidence!r} for a risk of {risk.wanted:g}", *said])]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str | int | float | None]], names: int = 2) -> str:

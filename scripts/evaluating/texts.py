@@ -48,8 +48,8 @@ def require_labels(rows: Sequence[Text], labels: Sequence[str], model: str) -> N
 
 def _text(place: Place, record: Mapping[str, Any], labelled: bool, faults: Faults) -> Text:
     """One row; what is wrong with it is added to `faults`."""
-    # An empty cell of a CSV file is one that is not there.
-    text, label, source = record.get("text"), record.get("label") or None, record.get("source") or place.file.stem
+    text, label, source = record.get("text"), _given(record, "label"), _given(record, "source")
+    source = place.file.stem if source is None else source
     if not isinstance(text, str) or not text.strip():
         faults.add(place, "'text' should be a text")
     if label is None and labelled:
@@ -57,4 +57,10 @@ def _text(place: Place, record: Mapping[str, Any], labelled: bool, faults: Fault
     for name, value in (("label", label), ("source", source)):
         if value is not None and not isinstance(value, str):
             faults.add(place, f"'{name}' should be a text, and is {value!r}")
-    return Text(str(text), label and str(label).strip(), str(source), place)
+    return Text(str(text), None if label is None else str(label).strip(), str(source), place)
+
+
+def _given(record: Mapping[str, Any], name: str) -> Any:
+    """The field's value; None of an empty text, which is a cell of a CSV file with nothing in it."""
+    value = record.get(name)
+    return None if value == "" else value

@@ -71,6 +71,8 @@ def test_rows_are_read_alike(tmp_path: Path) -> None:
             ["1: 'text'", "1: 'label' is missing", "2: not JSON", "3: expected a JSON"],
         ),
         ("a.jsonl", b'{"text": "a", "label": 7}', ["line 1: 'label' should be a text, and is 7"]),
+        ("a.jsonl", b'{"text": "a", "label": 0}', ["line 1: 'label' should be a text, and is 0"]),
+        ("a.jsonl", b'{"text": "a", "label": null}', ["line 1: 'label' is missing"]),
         ("a.jsonl", b'{"text": "a", "label": "b", "source": 7}', ["line 1: 'source' should be a text"]),
         ("a.jsonl", b"", ["a.jsonl: holds no rows"]),
         (
@@ -159,12 +161,15 @@ def test_a_threshold_for_a_risk(triton: Triton, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_snapshot_of_what_was_served(triton: Triton, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A snapshot holds the shares of what was served; texts without a label are enough for it, and have no figures."""
+    """A snapshot holds the shares of what was served; texts without a label are enough for it, and have no figures. Too
+    few texts for drift to be told are warned of."""
     rows = write_json(tmp_path / "a.jsonl", [{"text": text} for text, _ in ROWS])
     file = tmp_path / "snapshot.json"
     run(triton, "--data", rows, "--model", "task_router_ensemble", "--snapshot", file, "--json")
-    report = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    report = json.loads(captured.out)
     snapshot = load_snapshot(file)
+    assert f"evaluate: warning: {file}: too few rows to tell drift by label: 6 rows, " in captured.err
     assert report["heads"] == {}
     assert (snapshot.rows, snapshot.checkpoint) == (6, report["checkpoint"])
     questions = [Question(triton.grpc_url, "task_router_ensemble", text) for text, _ in ROWS]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts.evaluating.ask import HeadAnswers
+from scripts.evaluating.report import format_reports, report_head
 from scripts.evaluating.risk_coverage import (
     NEVER,
     TOO_FEW,
@@ -119,6 +124,22 @@ def test_a_picked_threshold_is_tried_on_the_other_half() -> None:
     other = pick(sure, changed, 0.2)
     assert isinstance(other, Picked) and other.min_confidence == found.min_confidence
     assert other.held_out.risk == 1
+
+
+def test_a_threshold_is_printed_in_full() -> None:
+    """What stands in the table, and beside what was picked, is the number that divides the answers, every digit."""
+    sure = np.array([0.87654321, 0.87654322] * 150)
+    report = report_risk(sure, sure > 0.876543215, 0.1)
+    point = report.thresholds[0.1]
+    assert isinstance(point, Point) and isinstance(report.picked, Picked)
+    head = report_head(
+        HeadAnswers(np.zeros(1, np.int64), np.array([[1.0, 0.0]])), np.zeros(1, np.int64), np.array(["s"]), "ab"
+    )
+    text = format_reports({"own": replace(head, risk=report)})
+    (row,) = (line.split("|")[3].strip() for line in text.splitlines() if re.match(r"\| own +\| 10%", line))
+    (picked,) = re.findall(r"own: min_confidence: (\S+) for", text)
+    assert [yaml.safe_load(each) for each in (row, picked)] == [point.min_confidence, report.picked.min_confidence]
+    assert point.min_confidence > 0.87654321
 
 
 def test_a_picked_threshold_needs_rows_in_each_half() -> None:
