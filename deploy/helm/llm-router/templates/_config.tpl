@@ -13,6 +13,13 @@ policies:
 {{- end }}
 {{- end }}
 
+{{/* The policies' snapshots, as entries of the ConfigMap beside config.yaml. */}}
+{{- define "llm-router.snapshots" -}}
+{{- range $name, $snapshot := .Values.routerController.config.snapshots }}
+{{ $name }}: {{ kindIs "string" $snapshot | ternary $snapshot (toJson $snapshot) | toJson }}
+{{- end }}
+{{- end }}
+
 {{/* Of (list $ "task" or "complexity"): one policy out of config.models and config.apiBase. */}}
 {{- define "llm-router.policy" -}}
 {{- $root := first . -}}

@@ -42,6 +42,20 @@
 {{- if not (or $config.existingConfigMap $config.customConfig $config.policies $config.useTemplate) }}
 - "routerController.config.useTemplate is false: then existingConfigMap, customConfig or policies is needed"
 {{- end }}
+{{- if not $config.existingConfigMap }}
+{{- $policies := (fromYaml (include "llm-router.config" .)).policies }}
+{{- $folder := printf "%s/" (clean $config.mountPath) }}
+{{- range (kindIs "slice" $policies | ternary $policies list) }}
+{{- if and (kindIs "map" .) (kindIs "string" .snapshot) }}
+{{- /* One elsewhere may come with a volume of the user's. */}}
+{{- $path := hasPrefix "/" .snapshot | ternary .snapshot (printf "%s%s" $folder .snapshot) | clean }}
+{{- $file := trimPrefix $folder $path }}
+{{- if and (hasPrefix $folder $path) (not (contains "$" $path)) (not (hasKey ($config.snapshots | default dict) $file)) }}
+- {{ printf "policy %s: its snapshot %s is not among routerController.config.snapshots: give the file's content there, under its name" (toString .name) $file | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- $hpas := list }}
 {{- if and $server.autoscaling.enabled (eq $server.autoscaling.type "hpa") }}{{ $hpas = append $hpas "routerServer" }}{{ end }}
 {{- if .Values.routerController.autoscaling.enabled }}{{ $hpas = append $hpas "routerController" }}{{ end }}
@@ -88,6 +102,9 @@
 {{- end }}
 {{- if hasKey .Values.routerController.config "logLevel" }}
 - "routerController.config.logLevel has no effect: the gateway writes one line of JSON for each request."
+{{- end }}
+{{- if and .Values.routerController.config.existingConfigMap .Values.routerController.config.snapshots }}
+- "routerController.config.snapshots has no effect: existingConfigMap holds the snapshots, too."
 {{- end }}
 {{- $kind := include "llm-router.modelVolume" . }}
 {{- if eq $kind "hostPath" }}
