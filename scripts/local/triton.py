@@ -13,6 +13,7 @@ from scripts.local.process import Process, StartError, fetch, wait_until
 
 ROOT = Path(__file__).parents[2]
 ENSEMBLES = ("router_ensemble", "task_router_ensemble", "complexity_router_ensemble")  # each loads what it composes
+_FIRST = "router_ensemble"  # holds every network that is always there
 # Loaded besides when the environment names their weights; routellm_mf is a part of router_ensemble.
 _ROUTELLM_VARIABLES = {
     "routellm_bert": "ROUTELLM_BERT_CHECKPOINT",
@@ -46,6 +47,7 @@ class Triton:
         self._models = models
         self._environ = environ
         self._options = options
+        self._answering = {_FIRST}
 
     @property
     def http_url(self) -> str:
@@ -87,8 +89,13 @@ class Triton:
         wait_until(self.infers, self.process, seconds)
 
     def infers(self) -> bool:
-        """Whether one real row comes back: readiness endpoints stay 200 with a dead stub."""
-        return infer(self.http_url, _INFER_SECONDS)
+        """Whether one real row comes back from this project's models, and from each model of others that ever answered:
+        readiness endpoints stay 200 with a dead stub."""
+        others = set(self._models) - {*ENSEMBLES, *_ROUTELLM_VARIABLES}
+        answering = {model for model in (_FIRST, *others) if infer(self.http_url, _INFER_SECONDS, model)}
+        is_well = answering >= self._answering
+        self._answering |= answering
+        return is_well
 
     def stop(self) -> None:
         if self.process is not None:
@@ -121,10 +128,10 @@ def _models_in(repository: Path) -> set[str]:
     return {file.parent.name for file in repository.glob("[!.]*/config.pbtxt")}
 
 
-def infer(http_url: str, seconds: float) -> bool:
-    """Classify one word through `router_ensemble` over HTTP."""
+def infer(http_url: str, seconds: float, model: str = _FIRST) -> bool:
+    """Classify one word over HTTP."""
     body = {"inputs": [{"name": "INPUT", "datatype": "BYTES", "shape": [1, 1], "data": [["ping"]]}]}
-    return fetch(f"{http_url}/v2/models/router_ensemble/infer", seconds, json.dumps(body).encode()) is not None
+    return fetch(f"{http_url}/v2/models/{model}/infer", seconds, json.dumps(body).encode()) is not None
 
 
 def find_server(folder: Path) -> tuple[Path, Path, list[Path]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -16,7 +17,9 @@ import pytest
 from classifiers.checkpoint import Head
 from scripts.adding.models import model_files
 from scripts.local.process import Process, free_ports, wait_until
-from scripts.local.triton import ENSEMBLES, ROOT, find_server, infer
+from scripts.local.triton import ENSEMBLES, ROOT, Triton, find_server, infer
+from tests.processes import commands
+from tests.repository import copy_repository
 
 START = ROOT / "deploy" / "triton" / "start"
 MODEL_PY = """
@@ -29,6 +32,24 @@ class TritonPythonModel:
         return [
             pb_utils.InferenceResponse([pb_utils.Tensor("OUTPUT", np.full((1, 1), {value}, dtype=np.float32))])
             for _ in requests
+        ]
+"""
+CLASSIFIER_PY = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        rows = [len(pb_utils.get_input_tensor_by_name(each, "INPUT").as_numpy()) for each in requests]
+        return [
+            pb_utils.InferenceResponse([
+                pb_utils.Tensor("intent_scores", np.tile(np.float32([0.75, 0.25]), (count, 1))),
+                pb_utils.Tensor("intent_label", np.full((count, 1), b"yes", dtype=object)),
+                pb_utils.Tensor("tokens", np.full((count, 2), 3, dtype=np.int32)),
+                pb_utils.Tensor("checkpoint", np.full((count, 1), b"own:1:abc", dtype=object)),
+            ])
+            for count in rows
         ]
 """
 
@@ -283,8 +304,12 @@ def answer(url: str, model: str) -> list[float] | None:
 
 def test_the_real_triton_serves_the_projects_repository(tmp_path: Path) -> None:
     """Every ensemble answers, the server is ready although some models have no weights, and only who knows its token
-    may load models: a request may bring the code of one."""
-    with served(tmp_path, ROOT / "model_repository", "complexity_router_ensemble") as url:
+    may load models: a request may bring the code of one. Each classifier of a policy has to answer, and so has what
+    others made once it answered in scripts/serve."""
+    repository = copy_repository(tmp_path / "repository")
+    write_added(repository, "own")
+    write_broken_classifier(repository)
+    with served(tmp_path, repository, "complexity_router_ensemble") as url:
         assert infer(url, 10)
         assert answer(url, "task_router_ensemble") is not None
         with urllib.request.urlopen(f"{url}/v2/health/ready", timeout=10) as response:
@@ -299,6 +324,40 @@ def test_the_real_triton_serves_the_projects_repository(tmp_path: Path) -> None:
             assert post(f"{url}/v2/{path}") == post(f"{url}/v2/{path}", {"model-control": "guess"}) == 403
         assert post(f"{url}/v2/logging", body=b'{"log_file": "x"}') == 403
         assert post(f"{url}/v2/repository/index", {"model-control": token}) == 200
+        assert healthcheck(tmp_path, url) == (0, "")
+        local = Triton(int(url.rpartition(":")[2]), tmp_path, models=(*ENSEMBLES, "own_router_ensemble", "not_there"))
+        assert local.infers()
+        for pid in commands(f"{repository}/own_classifier/"):
+            os.kill(pid, signal.SIGKILL)
+        code, said = healthcheck(tmp_path, url)
+        assert code == 1 and "own_classifier does not answer" in said
+        assert infer(url, 10) and not local.infers()
+        for pid in commands(str(repository)):  # with a dead stub it takes its time to end
+            os.kill(pid, signal.SIGKILL)
+
+
+def healthcheck(folder: Path, url: str) -> tuple[int, str]:
+    """Its exit code, and what it says."""
+    environ = os.environ | {"TRITON_HTTP_URL": url, "MODEL_CONTROL_FILE": str(folder / "model-control")}
+    done = subprocess.run(
+        [START.with_name("healthcheck"), "5"], env=environ, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stderr.strip()
+
+
+def write_added(repository: Path, name: str) -> None:
+    """As scripts/add_policy makes one, its network aside."""
+    for model, files in model_files(name, [Head("intent", 2, 1.0, ("yes", "no"))]).items():
+        (repository / model / "1").mkdir(parents=True)
+        for path, text in files.items():
+            (repository / model / path).write_text(text)
+    (repository / f"{name}_classifier" / "1" / "model.py").write_text(CLASSIFIER_PY)
+
+
+def write_broken_classifier(repository: Path) -> None:
+    """Somebody else's, called as ours are, which loads and answers nothing."""
+    python = f'backend: "python"\n{tensors("INPUT", "TYPE_STRING")}'
+    write_model(repository, "their_classifier", python, {"model.py": MODEL_PY.format(value="nothing")})
 
 
 def post(url: str, headers: dict[str, str] | None = None, body: bytes = b"{}") -> int:

@@ -91,13 +91,17 @@ def _reason(url: str) -> str:
 
 @pytest.mark.rare
 def test_models_of_ones_own(tmp_path: Path) -> None:
-    """With --models a policy that scripts/add_policy added is decided by its own model."""
+    """With --models a policy that scripts/add_policy added is decided by its own model, whose dead stub is healed."""
     arguments = ["intent", "--checkpoint", str(write_own(tmp_path / "own")), "--model", "demo"]
     where = ["--repository", str(tmp_path / "models"), "--config", str(tmp_path / "config.yaml")]
     assert add_policy([*arguments, *where]) == 0
-    with _serving(tmp_path, "--config", where[3], "--models", where[1]) as (_, url):
-        body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+    with _serving(tmp_path, "--config", where[3], "--models", where[1]) as (process, url):
+        body = {"model": "auto", "messages": [{"role": "user", "content": "my card is lost"}], "max_tokens": 4}
         answer = httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+        for stub in stubs_of(_triton_pid(tmp_path), "intent_classifier"):
+            os.kill(stub, signal.SIGKILL)
+        _wait_for(process, "Triton: ready again")
+        assert eventually(lambda: _reason(url) == "decided")
     assert answer.headers["x-router-reason"] == "decided" and answer.headers["x-router-policy"] == "intent_router"
     assert answer.headers["x-chosen-classifier"] in THREE["intent"] and answer.json()["model"] == "demo"
 
