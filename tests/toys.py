@@ -7,8 +7,8 @@ backend: "python"
 max_batch_size: 8
 input [ {{ name: "INPUT" data_type: {kind} dims: [ 1 ] }} ]
 output [
-  {{ name: "task_label" data_type: TYPE_STRING dims: [ 1 ] }},
-  {{ name: "task_scores" data_type: TYPE_FP32 dims: [ 2 ] }},
+  {{ name: "{head}_label" data_type: TYPE_STRING dims: [ 1 ] }},
+  {{ name: "{head}_scores" data_type: TYPE_FP32 dims: [ 2 ] }},
   {{ name: "checkpoint" data_type: TYPE_STRING dims: [ 1 ] }}
 ]
 dynamic_batching {{ }}
@@ -25,7 +25,7 @@ LABEL = "{label}"
 
 class TritonPythonModel:
     def initialize(self, args):
-        self.label = LABEL
+        self.label, self.scores = LABEL, [0.75, 0.25]
 {initialize}
         self.checkpoint = f"toy:{{args['model_version']}}:{digest}"
 
@@ -34,8 +34,8 @@ class TritonPythonModel:
         for request in requests:
             rows = len(pb_utils.get_input_tensor_by_name(request, "INPUT").as_numpy())
             answers.append(pb_utils.InferenceResponse([
-                pb_utils.Tensor("task_label", np.full((rows, 1), self.label.encode(), dtype=object)),
-                pb_utils.Tensor("task_scores", np.tile(np.float32([0.75, 0.25]), (rows, 1))),
+                pb_utils.Tensor("{head}_label", np.full((rows, 1), self.label.encode(), dtype=object)),
+                pb_utils.Tensor("{head}_scores", np.tile(np.float32(self.scores), (rows, 1))),
                 pb_utils.Tensor("checkpoint", np.full((rows, 1), self.checkpoint.encode(), dtype=object)),
             ]))
         return answers
@@ -51,13 +51,14 @@ def write_toy(
     digest: str = "aaa",
     initialize: str = "pass",
     kind: str = "TYPE_STRING",
+    head: str = "task",
 ) -> Path:
     """The model's folder. `initialize` is a line that runs when it is loaded."""
     folder = repository / name / str(version)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder.parent / "config.pbtxt").write_text(_CONFIG.format(name=name, kind=kind))
+    (folder.parent / "config.pbtxt").write_text(_CONFIG.format(name=name, kind=kind, head=head))
     lines = "\n".join(f"        {line}" for line in initialize.splitlines())
-    (folder / "model.py").write_text(_MODEL.format(label=label, digest=digest, initialize=lines))
+    (folder / "model.py").write_text(_MODEL.format(label=label, digest=digest, initialize=lines, head=head))
     return folder.parent
 
 

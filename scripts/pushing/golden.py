@@ -22,17 +22,18 @@ Expected = str | float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class Golden:
-    """A prompt, and what each of some outputs should be: a text, a number, or a number from one to another; or a number
-    for each of its values, as scores have one for each label."""
+    """A prompt, and what each of some outputs should be: a text, a number, or two: from the one to the other; of an
+    output with several values, as scores have one for each label, a number for each."""
 
     prompt: str
     expect: Mapping[str, Expected]
 
 
-def read_golden(path: Path | None, outputs: Sequence[str]) -> list[Golden]:
-    """The golden prompts of a file, or the project's own as far as they are about `outputs`.
+def read_golden(path: Path | None, outputs: Mapping[str, int]) -> list[Golden]:
+    """The golden prompts of a file, or the project's own as far as they are about `outputs`: how many values each has,
+    or 0 where nobody knows.
 
-    Raises PushError, with the line's number: it is broken, or about an output that the model has not.
+    Raises PushError, with the line's number: it is broken, or about an output that the model has not, or has otherwise.
     """
     try:
         lines = (path or DEFAULT).read_text(encoding="utf-8").split("\n")
@@ -53,7 +54,23 @@ def read_golden(path: Path | None, outputs: Sequence[str]) -> list[Golden]:
             raise PushError(
                 f"{path}, prompt {number}: the model has no output {strange[0]}; it has {', '.join(outputs)}"
             )
+        for name, expected in each.expect.items():
+            if problem := _misfit(expected, outputs[name]):
+                raise PushError(f"{path}, prompt {number}: '{name}' {problem}")
     return found
+
+
+def _misfit(expected: Expected, size: int) -> str | None:
+    """Why no output of so many values can be as expected."""
+    count = len(expected) if isinstance(expected, tuple) else 1
+    if size > 1:
+        return None if count == size else f"has {size} values, and the golden prompt {count}"
+    if size == 1 and isinstance(expected, tuple):
+        if count != 2:
+            return f"has one value, and the golden prompt {count}; [low, high] is what two mean"
+        if not expected[0] <= expected[1]:
+            return f"should be [low, high], and {expected[0]:g} is above {expected[1]:g}"
+    return None
 
 
 def faults(golden: Sequence[Golden], answers: Sequence[Mapping[str, NDArray[Any]]]) -> list[str]:

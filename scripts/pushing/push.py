@@ -20,7 +20,7 @@ from scripts.pushing.golden import read_golden
 from scripts.pushing.interrupt import Interrupts
 from scripts.pushing.kubernetes import SERVER, Cluster, Pods, find_target, in_pod, running_uploader
 from scripts.pushing.note import note
-from scripts.pushing.promote import Change, Examiner, Fleet, Served, look, make, recover
+from scripts.pushing.promote import PING, Change, Examiner, Fleet, Served, look, make, recover
 from scripts.pushing.replica import Replica
 from scripts.pushing.source import CLASSIFIER, content_key, fitted, is_own, measure_all, parse_config, read_source
 from scripts.pushing.trial import try_locally
@@ -170,8 +170,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 _GOLDEN = (
-    'JSON lines, {"prompt": TEXT, "expect": {OUTPUT: TEXT, NUMBER, [LOW, HIGH] or a list of all values}} (default: '
-    "scripts/pushing/golden.jsonl, as far as the model has its outputs)"
+    'JSON lines, {"prompt": TEXT, "expect": {OUTPUT: VALUE}}; VALUE is a text, a number or [LOW, HIGH], and of an '
+    "output with several values a list of them all (default: scripts/pushing/golden.jsonl, as far as the model has its "
+    "outputs)"
 )
 
 
@@ -222,7 +223,7 @@ def push(options: argparse.Namespace, report: Report, interrupts: Interrupts) ->
             raise PushError(
                 f"{source.model} is not on the volume: push the folders that scripts/add_policy makes first"
             )
-        examiner = Examiner(source.model, source.config, golden)
+        examiner = Examiner(source.model, source.config, golden or PING)
         if rows and (served is None or not served.versions):
             raise PushError(f"{source.model} is not on the volume: there is nothing to compare with")
         if not options.dry_run and not (inventory.writable and (served is None or served.writable)):

@@ -277,6 +277,19 @@ def test_failed_golden_prompts_are_taken_back(two: Two, tmp_path: Path) -> None:
     assert report["version"] == 2 and set(two.served("wrong")) == {"toy:2:ccc"}
 
 
+def test_scores_that_are_no_numbers(two: Two, tmp_path: Path) -> None:
+    """A model that no golden prompt of the project fits is asked nevertheless: a version whose scores are not finite is
+    taken back, and one of them that is served already can be replaced."""
+    nan = "self.scores = [float('nan'), 1.0]"
+    two.toy("mood", head="mood")
+    source = write_toy(tmp_path, "mood", 2, head="mood", digest="bbb", initialize=nan)
+    _, line = push(source, *two.where, code=1)
+    assert "mood_scores is not finite for 'ping'" in line and set(two.served("mood")) == {"toy:1:aaa"}
+    two.toy("moods", head="mood", initialize=nan)
+    push(write_toy(tmp_path, "moods", 2, head="mood", digest="bbb"), *two.where)
+    assert set(two.served("moods")) == {"toy:2:bbb"}
+
+
 def test_local_trial_comes_first(two: Two, tmp_path: Path) -> None:
     """A version that this machine's Triton can't load is refused before anything is sent."""
     two.toy("hopeless")
@@ -992,6 +1005,10 @@ def test_model_without_prompts(two: Two, tmp_path: Path) -> None:
         (" \n\t", "holds no prompts"),
         (f'{{"prompt": "x", "expect": {{"task_label": 1{"0" * 400}}}}}', "beyond all floating-point numbers"),
         ('{"prompt": "a\u2028b", "expect": {"tusk_label": "y"}}', "prompt 1: the model has no output tusk_label"),
+        ('{"prompt": "x", "expect": {"task_label": [2, 1]}}', r"'task_label' should be \[low, high\], and 2 is above"),
+        ('{"prompt": "x", "expect": {"task_label": [1, 2, 3]}}', "'task_label' has one value, and the golden prompt 3"),
+        ('{"prompt": "x", "expect": {"scores": [1, 2]}}', "'scores' has 3 values, and the golden prompt 2"),
+        ('{"prompt": "x", "expect": {"scores": 1}}', "'scores' has 3 values, and the golden prompt 1"),
     ],
 )
 def test_wrong_golden_prompts(tmp_path: Path, line: str, complaint: str) -> None:
@@ -999,14 +1016,14 @@ def test_wrong_golden_prompts(tmp_path: Path, line: str, complaint: str) -> None
     path = tmp_path / "golden.jsonl"
     path.write_text(line)
     with pytest.raises(PushError, match=complaint):
-        read_golden(path, ["task_label"])
+        read_golden(path, {"task_label": 1, "scores": 3})
 
 
 def test_golden_prompts_of_the_project() -> None:
     """They are asked of a model as far as it has their outputs."""
-    assert len(read_golden(None, ["task_label", "strong_win_rate"])) == 10
-    assert read_golden(None, ["strong_win_rate"])[0].expect == {"strong_win_rate": (0.0, 1.0)}
-    assert read_golden(None, ["other"]) == []
+    assert len(read_golden(None, {"task_label": 1, "strong_win_rate": 1})) == 10
+    assert read_golden(None, {"strong_win_rate": 1})[0].expect == {"strong_win_rate": (0.0, 1.0)}
+    assert read_golden(None, {"other": 1}) == []
 
 
 def test_shift() -> None:
