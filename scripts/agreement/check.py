@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -82,14 +82,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         print(json.dumps(asdict(agreement) | {"faults": faults}))
     else:
-        for name, value in asdict(agreement).items():
-            print(f"{name.replace('_', ' '):<28}{value:.4g}" if isinstance(value, float) else f"{name:<28}{value}")
+        for name, value in _lines(agreement):
+            print(f"{name:<28}{value:.4g}" if isinstance(value, float) else f"{name:<28}{value}")
         print("\n".join(f"refused: {fault}" for fault in faults) or "agrees")
     return 1 if faults else 0
 
 
+def _lines(agreement: Agreement) -> Iterator[tuple[str, object]]:
+    for name, value in asdict(agreement).items():
+        if isinstance(value, dict):
+            yield from ((f"{kind} {name.replace('_', ' ')}", share) for kind, share in value.items())
+        else:
+            yield name.replace("_", " "), value
+
+
 def _compare(options: argparse.Namespace) -> Agreement:
     checkpoint = load_checkpoint(options.checkpoint)
+    if checkpoint.kind == "torchscript":
+        raise CheckpointError(
+            f"{checkpoint.folder}: TorchScript, which is served in the precision that it was traced in alone: there is "
+            "nothing to compare"
+        )
     other = load_checkpoint(options.export) if options.export else checkpoint
     if (other.kind, other.heads) != (checkpoint.kind, checkpoint.heads):
         raise CheckpointError(f"{other.folder}: another network than {checkpoint.folder}: their heads differ")

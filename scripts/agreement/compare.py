@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from classifiers.checkpoint import Checkpoint
-from classifiers.decision import decide_complexity, decide_task
+from classifiers.decision import decide_complexity, decide_task, head_probabilities
 
 MOST_LABELS_CHANGED = 0.005
 MOST_MOVED = 0.02
@@ -21,8 +22,8 @@ class Agreement:
     """Of two computations for the same prompts. Shares and probabilities lie between 0 and 1."""
 
     prompts: int
-    task_labels_changed: float
-    complexity_labels_changed: float
+    labels_changed: Mapping[str, float]
+    """Of each decision: task and complexity, or the heads of a checkpoint of your own."""
     largest_probability_move: float
     largest_logit_move: float
     finite: bool
@@ -38,10 +39,9 @@ class Agreement:
         if logit_tolerance is not None:
             moved = self.largest_logit_move
             return [f"a logit moves by {moved:.4f}; at most {logit_tolerance}"] if moved > logit_tolerance else []
-        changed = {"task": self.task_labels_changed, "complexity": self.complexity_labels_changed}
         faults = [
             f"{share:.2%} of the {kind} labels change; at most {MOST_LABELS_CHANGED:.2%}"
-            for kind, share in changed.items()
+            for kind, share in self.labels_changed.items()
             if share > MOST_LABELS_CHANGED
         ]
         if self.largest_probability_move > MOST_MOVED:
@@ -52,13 +52,11 @@ class Agreement:
 def compare(exact: Logits, candidate: Logits, checkpoint: Checkpoint) -> Agreement:
     """`exact` and `candidate` [N, logits_size], of the same prompts."""
     if not (np.isfinite(exact).all() and np.isfinite(candidate).all()):
-        return Agreement(len(exact), 1.0, 1.0, 1.0, float("inf"), finite=False)
-    tasks = decide_task(exact, checkpoint), decide_task(candidate, checkpoint)
-    complexities = decide_complexity(exact, checkpoint), decide_complexity(candidate, checkpoint)
+        return Agreement(len(exact), {}, 1.0, float("inf"), finite=False)
+    decided, again = _decisions(exact, checkpoint), _decisions(candidate, checkpoint)
     return Agreement(
         prompts=len(exact),
-        task_labels_changed=float((tasks[0].index != tasks[1].index).mean()),
-        complexity_labels_changed=float((complexities[0].index != complexities[1].index).mean()),
+        labels_changed={name: float((index != again[name]).mean()) for name, index in decided.items()},
         largest_probability_move=max(
             float(np.abs(_probabilities(exact, checkpoint, head) - _probabilities(candidate, checkpoint, head)).max())
             for head in checkpoint.head_slices
@@ -66,6 +64,15 @@ def compare(exact: Logits, candidate: Logits, checkpoint: Checkpoint) -> Agreeme
         largest_logit_move=float(np.abs(exact - candidate).max()),
         finite=True,
     )
+
+
+def _decisions(logits: Logits, checkpoint: Checkpoint) -> dict[str, NDArray[np.int64]]:
+    """The number of each prompt's label [N], by decision."""
+    if checkpoint.is_own:
+        names = [head.name for head in checkpoint.heads]
+        return {name: head_probabilities(logits, checkpoint, name).argmax(axis=1) for name in names}
+    task, complexity = decide_task(logits, checkpoint), decide_complexity(logits, checkpoint)
+    return {"task": task.index, "complexity": complexity.index}
 
 
 def _probabilities(logits: Logits, checkpoint: Checkpoint, head: str) -> NDArray[np.float64]:

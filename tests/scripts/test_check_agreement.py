@@ -14,6 +14,8 @@ from classifiers.checkpoint import EMBEDDED, load_checkpoint
 from scripts.agreement.check import PROMPTS, main, read_prompts
 from scripts.agreement.compare import Agreement, compare
 from scripts.local.published import write_published_checkpoint
+from tests.own_checkpoint import THREE, write_own
+from tests.traced import write_traced
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +66,10 @@ def test_an_export_that_differs_is_refused(
 
 def test_limits() -> None:
     """Half a percent of the labels and 0.02 of a probability still pass; more does not, and each fault is named."""
-    at_the_limit = Agreement(1000, 0.005, 0.005, 0.02, 1.0, True)
+    at_the_limit = Agreement(1000, {"task": 0.005, "complexity": 0.005}, 0.02, 1.0, True)
     assert at_the_limit.faults() == []
-    assert len(replace(at_the_limit, task_labels_changed=0.006, largest_probability_move=0.021).faults()) == 2
-    assert "complexity labels" in replace(at_the_limit, complexity_labels_changed=0.006).faults()[0]
+    assert len(replace(at_the_limit, labels_changed={"task": 0.006}, largest_probability_move=0.021).faults()) == 2
+    assert "complexity labels" in replace(at_the_limit, labels_changed={"complexity": 0.006}).faults()[0]
 
 
 def test_comparison_by_hand() -> None:
@@ -78,8 +80,32 @@ def test_comparison_by_hand() -> None:
     other = exact.copy()
     other[1, 1] = 6.0
     agreement = compare(exact, other, checkpoint)
-    assert (agreement.task_labels_changed, agreement.complexity_labels_changed) == (0.5, 0.0)
+    assert agreement.labels_changed == {"task": 0.5, "complexity": 0.0}
     assert agreement.largest_logit_move == 6.0 and 0.5 < agreement.largest_probability_move < 1
+
+
+def test_heads_of_ones_own(tmp_path: Path) -> None:
+    """Of a checkpoint of your own the labels of each head are compared."""
+    checkpoint = load_checkpoint(write_own(tmp_path, THREE | {"urgent": ("no", "yes")}))
+    exact = np.zeros((4, 5), dtype=np.float32)
+    exact[:, [0, 3]] = 3.0
+    other = exact.copy()
+    other[1, 4] = 6.0
+    agreement = compare(exact, other, checkpoint)
+    assert agreement.labels_changed == {"intent": 0.0, "urgent": 0.25}
+    assert "25.00% of the urgent labels change" in agreement.faults()[0]
+
+
+def test_traced_networks_have_one_precision(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, short_prompts: Path
+) -> None:
+    """A TorchScript network is refused, with the reason; there is a table for a checkpoint of your own."""
+    traced = write_traced(tmp_path / "traced", length=32)
+    arguments = ["--precision", "bfloat16", "--prompts", str(short_prompts), "--checkpoint"]
+    assert main([*arguments, str(traced)]) == 2
+    assert "in the precision that it was traced in alone" in capsys.readouterr().err
+    assert main([*arguments, str(write_own(tmp_path / "own"))]) in (0, 1)
+    assert "intent labels changed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
