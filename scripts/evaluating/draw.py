@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from scripts.evaluating.pairs import PairEvaluation
 from scripts.evaluating.report import HeadReport
@@ -16,14 +17,21 @@ from scripts.evaluating.risk_coverage import Point
 
 _DPI = 110
 _MANY_LABELS = 30  # more are drawn smaller
+_MOST_LABELS = 100  # that are drawn: a picture's memory grows with their square
 
 
 def draw_confusion(report: HeadReport, title: str, file: Path) -> None:
-    """A row for each true label that occurs: the share of each answer as the colour, the count in the cell."""
-    names = list(report.labels)
-    occurring = [number for number, name in enumerate(names) if report.labels[name].rows]
-    counts = np.array(report.confusion)[occurring]
-    shares = counts / counts.sum(axis=1, keepdims=True)
+    """A row for each true label that occurs: the share of each answer as the colour, the count in the cell. Of very
+    many labels those are drawn that are confused most."""
+    confusion = np.array(report.confusion)
+    drawn = most_confused(confusion, _MOST_LABELS)
+    if len(drawn) < len(confusion):
+        title = f"{title}\nthe {len(drawn)} of {len(confusion)} labels that are confused most"
+    names = [list(report.labels)[number] for number in drawn]
+    occurring = [at for at, number in enumerate(drawn) if confusion[number].any()]
+    rows = confusion.sum(axis=1)[drawn][occurring]
+    counts = confusion[np.ix_(drawn, drawn)][occurring]
+    shares = counts / rows[:, np.newaxis]
     is_many = len(names) > _MANY_LABELS
     wide, high, size = (0.2, 0.17, 7) if is_many else (0.65, 0.5, 9)
     figure = Figure(figsize=(3.5 + wide * len(names), 2.5 + high * len(occurring)), layout="constrained")
@@ -31,7 +39,7 @@ def draw_confusion(report: HeadReport, title: str, file: Path) -> None:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     turned = {"rotation": 90, "va": "center"} if is_many else {"rotation": 40}
     axes.set_xticks(range(len(names)), names, ha="right", rotation_mode="anchor", parse_math=False, **turned)
-    lines = [f"{names[number]} ({counts[at].sum()})" for at, number in enumerate(occurring)]
+    lines = [f"{names[number]} ({rows[at]})" for at, number in enumerate(occurring)]
     axes.set_yticks(range(len(occurring)), lines, parse_math=False)
     if is_many:
         axes.tick_params(labelsize=size)
@@ -43,6 +51,13 @@ def draw_confusion(report: HeadReport, title: str, file: Path) -> None:
             axes.text(across, down, str(count), ha="center", va="center", color=colour, fontsize=size)
     figure.colorbar(image, ax=axes, label="share of the true label's rows")
     _save(figure, file)
+
+
+def most_confused(confusion: NDArray[np.int64], most: int) -> list[int]:
+    """The numbers of the labels, in their order, that stand in most of the wrong answers: as the truth or the answer;
+    of those that stand in as many, the first."""
+    wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * np.diagonal(confusion)
+    return sorted(np.argsort(-wrong, kind="stable")[:most].tolist())
 
 
 def draw_reliability(report: HeadReport, title: str, file: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from classifiers.checkpoint import HEAD_NAME, CheckpointError
+from classifiers.checkpoint import FEWEST_TOKENS, HEAD_NAME, CheckpointError
 from scripts.training import embedded
 from scripts.training.data import DataError
 from scripts.training.learn import Recipe as EmbeddedRecipe
@@ -140,7 +140,7 @@ def _add_own(group: Any) -> None:
     )
     add(
         "--max-tokens",
-        type=read_count,
+        type=read_tokens,
         metavar="TOKENS",
         help="read of a text, head and tail (default: 256, or what the encoder reads)",
     )
@@ -229,6 +229,13 @@ def read_count(value: str) -> int:
     """Raises ArgumentTypeError: no whole number from 1 on."""
     if not value.isascii() or not value.isdigit() or int(value) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, and got {value!r}")
+    return int(value)
+
+
+def read_tokens(value: str) -> int:
+    """Raises ArgumentTypeError: no whole number, or too few tokens to read a text by."""
+    if not value.isascii() or not value.isdigit() or int(value) < FEWEST_TOKENS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {FEWEST_TOKENS} on, and got {value!r}")
     return int(value)
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,9 @@ from classifiers.checkpoint import EMBEDDED, CheckpointError, load_checkpoint
 from classifiers.network import load_network
 from classifiers.tokenizer import PromptTokenizer
 from gateway.traffic import load_snapshot
+from scripts.evaluating.ask import HeadAnswers
+from scripts.evaluating.draw import draw_confusion, most_confused
+from scripts.evaluating.report import report_head
 from scripts.training.calibrate import softmax
 from scripts.training.own.data import Column, Example, read_examples
 from scripts.training.own.encoder import load_encoder
@@ -39,6 +43,7 @@ from scripts.training.own.learn import (
 from scripts.training.own.recipe import CLASS_WEIGHTS, RECIPES, Method, Recipe
 from scripts.training.own.splits import held_share, hold_out, read_splits
 from scripts.training.own.state import Progress, StateFile
+from scripts.training.own.write import WriteError, replacing
 from scripts.training.records import Faults, Place
 from scripts.training.train import main, read_arguments, read_order
 from tests.own_checkpoint import tiny_bert, write_own
@@ -266,6 +271,19 @@ def test_held_out_rows(labels: list[dict[str, str]], seed: int) -> None:
 def test_held_share(rows: int, held: int) -> None:
     """A twentieth of many rows is held out, of fewer sixty, of few a fifth."""
     assert round(rows * held_share(rows)) == held
+
+
+def test_held_out_rows_without_a_head(train: Train, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """When no row that can be held out has a label for a head, that is said, and what helps."""
+    urgent = {"a": "no", "b": "no", "c": "yes", "d": "yes"}
+    rows = [{"text": f"{label} {number}", "label": label} for label in urgent for number in range(2)]
+    write_jsonl(data, [row | ({"urgent": urgent[row["label"]]} if row["text"].endswith("0") else {}) for row in rows])
+    out = train("--heads", "label", "urgent", "--seed", "23", code=2)
+    assert (
+        "the data: no row that is held out has a label for 'urgent': give --dev, or more rows"
+        in capsys.readouterr().err
+    )
+    assert not out.exists()
 
 
 def test_class_weights() -> None:
@@ -546,6 +564,31 @@ def test_what_is_replaced(train: Train, tmp_path: Path, capsys: pytest.CaptureFi
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "out", "said.jsonl"]
 
 
+def test_picture_of_very_many_labels(tmp_path: Path) -> None:
+    """The labels that are confused most are drawn, in a picture that needs no more memory however many there are."""
+    truth = np.arange(1000).repeat(2)
+    answers = truth.copy()
+    answers[1800::2] = 7  # of the last hundred labels half the rows; 7 is one with the most
+    names = [f"label {number}" for number in range(1000)]
+    scores = np.full((2000, 1000), 0.0)
+    scores[np.arange(2000), answers] = 1.0
+    report = report_head(HeadAnswers(answers, scores), truth, np.full(2000, "all"), names)
+    assert most_confused(np.array(report.confusion), 100) == [7, *range(900, 999)]
+    draw_confusion(report, "very many", tmp_path / "picture.png")
+    width, height = struct.unpack(">II", (tmp_path / "picture.png").read_bytes()[16:24])
+    assert max(width, height) < 4000
+
+
+def test_what_came_meanwhile(tmp_path: Path) -> None:
+    """What somebody put into the folder while a training ran stays, and nothing is written over it."""
+    folder = write_own(tmp_path / "out", name="old")
+    with pytest.raises(WriteError, match="holds notes.txt"), replacing(folder) as new:
+        (new / "config.json").write_text("{}")
+        (folder / "notes.txt").write_text("mine")
+    assert load_checkpoint(folder).name == "old" and (folder / "notes.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -560,6 +603,7 @@ def test_what_is_replaced(train: Train, tmp_path: Path, capsys: pytest.CaptureFi
         (["--out", "x", "--name", "x", "--device", "tpu"], "expected cpu or cuda:N"),
         (["--out", "x", "--name", "x", "--patience", "0"], "a whole number from 1 on"),
         (["--out", "x", "--name", "x", "--seed", "-1"], "a whole number from 0 on"),
+        (["--out", "x", "--name", "x", "--max-tokens", "2"], "a whole number from 3 on"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.utils import logging
 
-from classifiers.checkpoint import EMBEDDED, CheckpointError, load_checkpoint
+from classifiers.checkpoint import EMBEDDED, CheckpointError, load_checkpoint, one_line
 from classifiers.tokenizer import PromptTokenizer
 
 USUAL_TOKENS = 256
@@ -30,6 +30,8 @@ class Encoder:
     folder: Path
     module: nn.Module
     max_tokens: int
+
+    keeps_tail = True
 
     @property
     def tokenizer_file(self) -> Path:
@@ -86,15 +88,19 @@ def folder_digest(folder: Path) -> str:
 def _load_module(folder: Path) -> nn.Module:
     logging.set_verbosity_error()  # a table of the tensors that are not wanted
     logging.disable_progress_bar()
-    given = {"local_files_only": True, "output_loading_info": True, "dtype": torch.float32}
+    given = {
+        "local_files_only": True,
+        "trust_remote_code": False,
+        "output_loading_info": True,
+        "dtype": torch.float32,
+    }
     try:
         try:
             module, found = AutoModel.from_pretrained(folder, add_pooling_layer=False, **given)
         except TypeError:  # an encoder that has none to leave out
             module, found = AutoModel.from_pretrained(folder, **given)
     except Exception as error:  # the library raises of every kind for broken folders
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{folder}: transformers makes no encoder of it ({reason})") from None
+        raise CheckpointError(f"{folder}: transformers makes no encoder of it ({one_line(error)})") from None
     if missing := sorted(found["missing_keys"]):
         raise CheckpointError(f"{folder}: the weights lack {len(missing)} tensors of the encoder, such as {missing[0]}")
     result: nn.Module = module.eval()
@@ -116,9 +122,7 @@ def _try_out(encoder: Encoder) -> None:
         with torch.inference_mode():
             vectors = module(input_ids=tokens.clamp(min=0), attention_mask=(tokens >= 0).long()).last_hidden_state
     except Exception as error:  # whatever a network of another shape raises
-        raise CheckpointError(
-            f"{encoder.folder}: is no encoder of token ids alone ({str(error).splitlines()[0]})"
-        ) from None
+        raise CheckpointError(f"{encoder.folder}: is no encoder of token ids alone ({one_line(error)})") from None
     expected = (*tokens.shape, module.config.hidden_size)
     if tuple(vectors.shape) != expected:
         raise CheckpointError(f"{encoder.folder}: gave vectors {tuple(vectors.shape)} instead of {expected}")

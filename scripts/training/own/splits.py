@@ -58,6 +58,9 @@ def read_splits(
         faults.add("the files", f"hold more than {MOST_ROWS:,} rows together")
     faults.raise_any()
     kept, held = (merged["train"], merged["dev"]) if dev else hold_out(merged["train"], seed)
+    for head in [head for head in heads if not any(head in example.labels for example in held)]:
+        faults.add("the data", f"no row that is held out has a label for {head!r}: give --dev, or more rows")
+    faults.raise_any()
     repeated = sum(map(len, read.values())) - sum(map(len, merged.values()))
     return Splits(labels, kept, held, merged["test"], bool(dev), repeated)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,9 +76,6 @@ class StateFile:
             return Progress(**state["progress"]), state["learning"]
         except Exception as error:  # unpickling raises of every kind
             return f"its state can't be read ({type(error).__name__})"
-
-    def remove(self) -> None:
-        shutil.rmtree(self.path.parent, ignore_errors=True)
 
 
 def digest(value: Any) -> str:

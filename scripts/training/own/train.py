@@ -14,12 +14,13 @@ import transformers
 from numpy.typing import NDArray
 
 from classifiers.checkpoint import Checkpoint, CheckpointError, checkpoint_digest
+from classifiers.decision import head_probabilities
 from classifiers.network import PromptClassifier
 from gateway.traffic import language_of, seen, take_snapshot
 from scripts.evaluating.ask import HeadAnswers
 from scripts.evaluating.draw import draw_confusion, draw_reliability
 from scripts.evaluating.report import HeadReport, report_head
-from scripts.training.calibrate import FEWEST_ROWS, fit_temperature, softmax
+from scripts.training.calibrate import FEWEST_ROWS, fit_temperature
 from scripts.training.data import NO_LABEL
 from scripts.training.own.card import Run, describe, format_figures
 from scripts.training.own.data import Example
@@ -76,11 +77,11 @@ def measure(
     network: PromptClassifier, checkpoint: Checkpoint, lesson: Lesson, examples: Sequence[Example], folder: Path
 ) -> dict[str, HeadReport]:
     """Each head's report on these rows; its pictures and its snapshot go to `folder`."""
-    logits = logits_of(network, lesson.ids).astype(np.float64)
+    logits = logits_of(network, lesson.ids)
     languages = [language_of(example.text) for example in examples]
     reports = {}
     for number, head in enumerate(checkpoint.heads):
-        scores = softmax(logits[:, checkpoint.head_slices[head.name]] / head.temperature)
+        scores = head_probabilities(logits, checkpoint, head.name).astype(np.float64)
         reports[head.name] = _report(scores, lesson.truth[:, number], head.labels)
         _draw(reports[head.name], f"{checkpoint.name}, {head.name}", head.name, folder)
         rows = [

@@ -60,12 +60,15 @@ def replacing(out: Path) -> Iterator[Path]:
     """A new folder beside `out`, which takes its place when the block has ended well, and else is gone.
 
     A plain one, for others to read: Triton often runs as another user.
+
+    Raises WriteError: meanwhile `out` holds something that is not to be replaced.
     """
     out = out.resolve()
     new, old = (out.with_name(f".{out.name}.{name}-{os.getpid()}") for name in ("new", "old"))
     new.mkdir()
     try:
         yield new
+        require_replaceable(out)  # again: training takes its time, and somebody may have put something there
         if out.exists():
             out.rename(old)
         try:
