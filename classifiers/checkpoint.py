@@ -16,7 +16,8 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,8 +33,10 @@ UNKNOWN = "Unknown"  # the task label that low confidence gives; the softmax kin
 
 HEAD_NAME = re.compile(r"[a-z0-9_]{1,64}")  # it becomes a part of the names of Triton's models and outputs
 LABEL_RULE = "a text of one line, without spaces around it"
+FEWEST_TOKENS = 3  # of a prompt that is read: one, and the special tokens around it
 
 _FLOATS = ("F32", "F16", "BF16")
+_LONGEST_NAME = 128
 _FETCH = "scripts/fetch_models fetches the published checkpoint"
 _ENCODER_LINEAR = re.compile(r"encoder\.layer\.\d+\..*\.weight")
 
@@ -89,6 +92,8 @@ class Checkpoint:
     adapter_rank: int = 0
     unknown_below: float = 0.0
     pad_id: int = 0  # torchscript only: the token that fills up what its network is given
+    keeps_tail: bool = True
+    """Whether a longer prompt is cut in its middle, and not at its end."""
 
     @property
     def config_file(self) -> Path:
@@ -171,6 +176,15 @@ def names_heads(config: Mapping[str, Any]) -> bool:
     return config.get("kind") == "torchscript" or (config.get("kind") == "softmax" and "heads" in config)
 
 
+def one_line(error: Exception) -> str:
+    """What a library's exception says, shortened."""
+    return shorten(" ".join(str(error).split()) or type(error).__name__)
+
+
+def shorten(text: str, most: int = 300) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 def require_own(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError when the checkpoint answers task and complexity."""
     if not checkpoint.is_own:
@@ -209,11 +223,20 @@ def check_shapes(file: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
             for name in both
             if found[name][1] != expected[name]
         ],
-        "wrong type": [f"{name} is {found[name][0]}" for name in both if found[name][0] not in _FLOATS],
+        "wrong type": [f"{name} is {found[name][0]}" for name in both if not _is_float(found[name][0])],
     }
     text = "; ".join(f"{fault}: {', '.join(names)}" for fault, names in faults.items() if names)
     if text:
         raise CheckpointError(f"{file}: tensors {text}")
+
+
+def require_floats(file: Path, names: Collection[str]) -> None:
+    """Raises CheckpointError naming those of a file's tensors that hold other numbers."""
+    wrong = [
+        f"{name} is {kind}" for name, (kind, _) in _read_headers(file).items() if name in names and not _is_float(kind)
+    ]
+    if wrong:
+        raise CheckpointError(f"{file}: tensors wrong type: {', '.join(wrong)}")
 
 
 def expected_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -276,6 +299,10 @@ def _read_headers(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         raise CheckpointError(f"{file}: truncated, or no safetensors file ({error})") from None
 
 
+def _is_float(kind: str) -> bool:
+    return kind in _FLOATS
+
+
 def _encoder_shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
     try:
         return read_shapes(encoder.weights_file)
@@ -293,7 +320,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise CheckpointError(f"{path} is missing; {_FETCH}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: expected a JSON object")
@@ -371,13 +398,13 @@ def _own_checkpoint(folder: Path, config: dict[str, Any]) -> Checkpoint:
     if not heads or len(set(names)) < len(names):
         raise CheckpointError(f"{read.path}: 'heads' should be one or several, each with a name of its own")
     max_tokens = read.value("max_tokens", int)
-    if max_tokens < 3:
-        raise CheckpointError(f"{read.path}: 'max_tokens' should be 3 or more, and is {max_tokens}")
+    if max_tokens < FEWEST_TOKENS:
+        raise CheckpointError(f"{read.path}: 'max_tokens' should be {FEWEST_TOKENS} or more, and is {max_tokens}")
     is_traced = config["kind"] == "torchscript"
     if is_traced and len(heads) > 1:
         raise CheckpointError(f"{read.path}: 'heads' should be one: a TorchScript network gives one row of logits")
     return Checkpoint(
-        name=read.value("name", str),
+        name=_own_name(read),
         folder=folder,
         kind=config["kind"],
         heads=heads,
@@ -387,7 +414,26 @@ def _own_checkpoint(folder: Path, config: dict[str, Any]) -> Checkpoint:
         tokenizer_file=folder / "tokenizer.json",
         weights_file=folder / ("model.pt" if is_traced else "model.safetensors"),
         pad_id=read.value("pad_id", int) if is_traced else 0,
+        keeps_tail=not (is_traced and _cuts_tail(read)),
     )
+
+
+def _own_name(read: Keys) -> str:
+    """A name that can stand in `name:version:digest`."""
+    name: str = read.value("name", str)
+    if not 1 <= len(name) <= _LONGEST_NAME or ":" in name or not name.isprintable():
+        expected = f"a line of 1 to {_LONGEST_NAME} characters without ':'"
+        raise CheckpointError(f"{read.path}: 'name' should be {expected}, and is {name[: 2 * _LONGEST_NAME]!r}")
+    return name
+
+
+def _cuts_tail(read: Keys) -> bool:
+    """Whether a traced network reads the head of a long prompt alone, as it was trained to."""
+    if "truncation" in read.config and read.config["truncation"] != "head":
+        raise CheckpointError(
+            f"{read.path}: 'truncation' should be 'head', or left out, and is {read.config['truncation']!r}"
+        )
+    return "truncation" in read.config
 
 
 def _own_head(path: Path, value: Any) -> Head:
@@ -397,11 +443,25 @@ def _own_head(path: Path, value: Any) -> Head:
     name, labels = read.value("name", str), read.value("labels", list)
     if not HEAD_NAME.fullmatch(name):
         raise CheckpointError(f"{path}: a head's 'name' should be of a-z, 0-9 and _, and is {name!r}")
-    if len(labels) < 2 or len(set(map(str, labels))) < len(labels):
-        raise CheckpointError(f"{path}: head {name!r}: 'labels' should be two or more different ones")
-    if wrong := [label for label in labels if not is_label(label)]:
-        raise CheckpointError(f"{path}: head {name!r}: {wrong[0]!r} is no label: {LABEL_RULE}")
+    if faults := label_faults(labels):
+        raise CheckpointError(f"{path}: head {name!r}: {'; '.join(faults)}")
     return Head(name, len(labels), read.positive("temperature"), tuple(labels))
+
+
+def label_faults(labels: Sequence[Any]) -> list[str]:
+    """What is wrong with a head's labels, one by one."""
+    faults = [
+        f"label {number} is {label!r}, and should be {LABEL_RULE}"
+        for number, label in enumerate(labels, 1)
+        if not is_label(label)
+    ]
+    if faults:
+        return faults
+    twice = sorted(label for label, count in Counter(labels).items() if count > 1)
+    if twice or len(labels) < 2:
+        what = f"{twice[0]!r} stands there twice" if twice else f"there are {len(labels)}"
+        faults.append(f"expected two or more different labels, and {what}")
+    return faults
 
 
 def is_label(value: Any) -> bool:
@@ -412,7 +472,7 @@ def is_label(value: Any) -> bool:
 def _check_heads(checkpoint: Checkpoint) -> None:
     """Raises CheckpointError unless the heads are there; whether the encoder is whole shows when it is filled."""
     found = read_shapes(checkpoint.weights_file)
-    width = found.get(f"heads.{checkpoint.heads[0].name}.weight", (0, 0))[-1]
+    width = (found.get(f"heads.{checkpoint.heads[0].name}.weight") or (0,))[-1]
     for head in checkpoint.heads:
         for part, shape in (("weight", (head.size, width)), ("bias", (head.size,))):
             name = f"heads.{head.name}.{part}"
@@ -422,6 +482,7 @@ def _check_heads(checkpoint: Checkpoint) -> None:
     strange = [name for name in found if name.startswith("heads.") and name.split(".")[1] not in checkpoint.head_slices]
     if strange:
         raise CheckpointError(f"{checkpoint.weights_file}: tensors unexpected: {', '.join(strange)}")
+    require_floats(checkpoint.weights_file, [name for name in found if name.startswith("heads.")])
 
 
 def find_encoder(read: Keys) -> Encoder:
@@ -455,7 +516,11 @@ class Keys:
         return value
 
     def positive(self, key: str) -> float:
-        value = float(self.value(key, int | float))
-        if not 0 < value < float("inf"):
-            raise CheckpointError(f"{self.path}: '{key}' should be above 0, and is {value}")
-        return value
+        value = self.value(key, int | float)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond all floating-point numbers
+            number = float("inf")
+        if not 0 < number < float("inf"):
+            raise CheckpointError(f"{self.path}: '{key}' should be above 0, and is {number}")
+        return number

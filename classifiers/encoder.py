@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from classifiers.checkpoint import CheckpointError, Keys, read_config, read_shapes
+from classifiers.checkpoint import CheckpointError, Keys, read_config, read_shapes, require_floats, shorten
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,15 @@ def fill(module: nn.Module, file: Path, prefix: str = "") -> None:
 
     They are copied, not mapped: a mapped file that is overwritten in place would change or kill a serving network.
 
-    Raises CheckpointError: a tensor is missing or of the wrong shape.
+    Raises CheckpointError: a tensor is missing, of the wrong shape, or of whole numbers.
     """
     found = read_shapes(file)
     expected = module.state_dict()
     wrong = [name for name, tensor in expected.items() if found.get(prefix + name) != tuple(tensor.shape)]
     if wrong:
-        raise CheckpointError(f"{file}: tensors missing or of the wrong shape: {', '.join(prefix + n for n in wrong)}")
+        named = ", ".join(prefix + name for name in wrong)
+        raise CheckpointError(f"{file}: tensors missing or of the wrong shape: {shorten(named)}")
+    require_floats(file, {prefix + name for name, tensor in expected.items() if tensor.is_floating_point()})
     with safe_open(file, framework="pt") as tensors:
         for name, target in expected.items():
             target.copy_(tensors.get_tensor(prefix + name))

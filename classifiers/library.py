@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 from transformers.initialization import no_init_weights
 
-from classifiers.checkpoint import CheckpointError, Encoder, check_encoder
+from classifiers.checkpoint import CheckpointError, Encoder, check_encoder, one_line
 from classifiers.encoder import fill
 from classifiers.packing import Packed
+
+_SIZES = ("vocab_size", "hidden_size", "max_position_embeddings")  # that a classifier is made by
 
 
 class LibraryEncoder(nn.Module):
@@ -48,20 +50,25 @@ def load_module(folder: Path, weights_file: Path) -> nn.Module:
     Raises CheckpointError: the library knows no such encoder, or a tensor is missing or of the wrong shape.
     """
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # Every value is filled in from the file below, so drawing random ones first would only cost seconds.
         with no_init_weights():
             module: nn.Module = _without_pooler(config)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{folder / 'config.json'}: transformers makes no encoder of it ({reason})") from None
+    except Exception as error:  # the library raises of every kind for keys that it does not expect
+        raise CheckpointError(
+            f"{folder / 'config.json'}: transformers makes no encoder of it ({one_line(error)})"
+        ) from None
+    if missing := [size for size in _SIZES if not isinstance(getattr(module.config, size, None), int)]:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: transformers makes no encoder of token ids alone of it (it has no {missing[0]})"
+        )
     fill(module, weights_file)
     return module
 
 
 def _without_pooler(config: Any) -> nn.Module:
     try:
-        module: nn.Module = AutoModel.from_config(config, add_pooling_layer=False)
+        module: nn.Module = AutoModel.from_config(config, add_pooling_layer=False, trust_remote_code=False)
     except TypeError:  # an encoder that has none to leave out
-        module = AutoModel.from_config(config)
+        module = AutoModel.from_config(config, trust_remote_code=False)
     return module

@@ -26,6 +26,7 @@ class LocalEncoder:
     encoder: Encoder
     max_tokens: int
     layers: int | None = None
+    keeps_tail = True
 
     @property
     def tokenizer_file(self) -> Path:

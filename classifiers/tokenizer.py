@@ -25,6 +25,9 @@ class Tokenized(Protocol):
     @property
     def max_tokens(self) -> int: ...
 
+    @property
+    def keeps_tail(self) -> bool: ...
+
 
 class PromptTokenizer:
     """The tokenizer of a checkpoint.
@@ -44,6 +47,7 @@ class PromptTokenizer:
         if len(special) != 2:
             raise CheckpointError(f"{checkpoint.tokenizer_file}: should put one token before a text and one behind it")
         self._max_tokens = checkpoint.max_tokens
+        self._keeps_tail = checkpoint.keeps_tail
         self.vocabulary = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     def encode(self, prompts: Sequence[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -51,7 +55,8 @@ class PromptTokenizer:
 
         Returns `input_ids` [N, T], T being the longest row of this call and shorter rows filled with PADDING_ID, and
         `tokens` [N, 2]: tokens read and tokens in the prompt, both with the two special tokens. A prompt of more than
-        the checkpoint's `max_tokens` is cut to its head and its tail, since instructions often stand last.
+        the checkpoint's `max_tokens` is cut to its head and its tail, since instructions often stand last; to its head,
+        as the library's tokenizers do it, for a network that learnt so.
 
         Bytes that are not UTF-8 are read as U+FFFD: nothing raises.
         """
@@ -68,5 +73,5 @@ class PromptTokenizer:
         if len(ids) <= self._max_tokens:
             return ids
         # Half and half; the first and the last are the special tokens. An odd one goes to the head.
-        tail = self._max_tokens // 2
+        tail = self._max_tokens // 2 if self._keeps_tail else 1
         return ids[: self._max_tokens - tail] + ids[-tail:]

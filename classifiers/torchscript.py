@@ -6,6 +6,7 @@ Loading such a file runs the code in it: it is to be trusted like a program.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from classifiers.checkpoint import Checkpoint, CheckpointError
+from classifiers.checkpoint import Checkpoint, CheckpointError, shorten
 from classifiers.rows import slices
 from classifiers.tokenizer import PromptTokenizer
 
@@ -26,6 +27,8 @@ Row = NDArray[np.int32]
 _PROBES = (b"Why?", b"What is the exchange rate for euros today, and when does it change?")
 _TOLERANCE = 1e-3  # of logits
 _MOST_PLACES = 8_192  # rows times tokens that are computed at once
+_JitError = torch.jit.Error  # what the traced code itself raises; no RuntimeError
+_CAUSE = re.compile(r"[\w.]*(Error|Exception): ")
 
 
 class TorchScriptNetwork:
@@ -97,9 +100,11 @@ class TorchScriptNetwork:
             # Not optimised: that compiles anew for many a length, in the midst of the traffic.
             with torch.inference_mode(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 answer = self._module(ids.to(self._device), mask.to(self._device))
-        except (RuntimeError, IndexError, TypeError) as error:
+        except (RuntimeError, IndexError, TypeError, _JitError) as error:
             where = f"{len(rows)} x {length} tokens on {self._device}"
-            raise CheckpointError(f"{self._file}: does not run ({where}): {_reason(error)}{_hint(error)}") from None
+            raise CheckpointError(
+                f"{self._file}: does not run ({where}): {_reason(error)}{_hint(error, self._device)}"
+            ) from None
         logits = _logits(answer)
         if logits is None or logits.shape != (len(rows), self._labels):
             found = "no tensor" if logits is None else f"{list(logits.shape)}"
@@ -127,7 +132,7 @@ def _load(file: Path, device: str) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning)  # for those who trace
             return torch.jit.load(str(file), map_location=device).eval()  # type: ignore[no-untyped-call]
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, _JitError) as error:
         raise CheckpointError(f"{file}: not a TorchScript file, or not for {device}: {_reason(error)}") from None
 
 
@@ -140,13 +145,16 @@ def _logits(answer: Any) -> Tensor | None:
     return answer if isinstance(answer, Tensor) else None
 
 
-def _hint(error: Exception) -> str:
-    if "device" not in str(error).lower() and "cuda" not in str(error).lower():
+def _hint(error: Exception, device: str) -> str:
+    text = str(error).lower()
+    if "device" not in text and "cuda" not in text:
         return ""
+    if device == "cpu":
+        return "; it was traced on a GPU, and holds on to it: trace it anew on a CPU, or run this where there is a GPU"
     return "; a trace may hold on to the device that it was made on: trace it there, or set its instance_group's kind"
 
 
 def _reason(error: Exception) -> str:
-    """The last line: before it stands where in the traced code it happened."""
+    """The line that names the cause: the first that says so, among where in the code it happened and what torch has."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return shorten(next(filter(_CAUSE.match, lines), lines[0] if lines else type(error).__name__))

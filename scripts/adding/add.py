@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from classifiers.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from classifiers.heads import HeadsClassification
+from classifiers.checkpoint import FEWEST_TOKENS, Checkpoint, CheckpointError, load_checkpoint
+from classifiers.heads import HeadsClassification, load_heads
 from gateway.config import ConfigError, load_config
 from scripts.adding import models, place, policy
 from scripts.adding.errors import AddError, PlaceError
@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-tokens",
-        type=int,
+        type=read_tokens,
         default=512,
         metavar="N",
         help="how many tokens it was traced with (default: %(default)s, as in the blueprint's notebooks)",
@@ -147,6 +147,13 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not options.model.strip():
         root.error("--model should name a model")
     return options
+
+
+def read_tokens(value: str) -> int:
+    """Raises ArgumentTypeError: no whole number, or too few tokens to read a prompt by."""
+    if not value.isascii() or not value.isdigit() or int(value) < FEWEST_TOKENS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {FEWEST_TOKENS} on, and got {value!r}")
+    return int(value)
 
 
 def add(options: argparse.Namespace) -> Added:
@@ -187,7 +194,7 @@ def _load(folder: Path) -> tuple[Checkpoint, HeadsClassification]:
         raise AddError(f"{folder} is no folder")
     try:
         checkpoint = load_checkpoint(folder)
-        classification = HeadsClassification(checkpoint, "1")
+        classification = load_heads(checkpoint)
     except CheckpointError as error:
         raise AddError(str(error)) from None
     faults = policy.check_labels([label for head in checkpoint.heads for label in head.labels])
@@ -226,18 +233,19 @@ def _checked_config(file: Path | None, stanzas: Sequence[Stanza]) -> str:
 
 def _check(folder: Path, file: Path | None, text: str) -> None:
     """Raises ConfigError, under the file's name, and PlaceError: the folder can't be written."""
-    draft = folder / ".add_policy.yaml"
     environ = dict(os.environ)
     environ["DYNAMO_API_BASE"] = environ.get("DYNAMO_API_BASE") or "http://localhost:8000"
     try:
-        draft.write_text(text, encoding="utf-8", newline="")
-        load_config(draft, environ)
-    except ConfigError as error:
-        raise ConfigError([fault.replace(str(draft), str(file or "the policy")) for fault in error.faults]) from None
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".add_policy-", suffix=".yaml") as draft:
+            draft.write(text.encode())
+            draft.flush()
+            try:
+                load_config(Path(draft.name), environ)
+            except ConfigError as error:
+                shown = str(file or "the policy")
+                raise ConfigError([fault.replace(draft.name, shown) for fault in error.faults]) from None
     except OSError as error:
         raise PlaceError(f"{folder}: can't be written ({error.strerror})") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write_config(file: Path | None, text: str) -> None:

@@ -47,11 +47,9 @@ max_batch_size: 64
 input [
   {{ name: "INPUT" data_type: TYPE_STRING dims: [ 1 ] }}
 ]
-output [
-  {{ name: "OUTPUT" data_type: TYPE_FP32 dims: [ {size} ] }},
-  {{ name: "tokens" data_type: TYPE_INT32 dims: [ 2 ] }},
-  {{ name: "checkpoint" data_type: TYPE_STRING dims: [ 1 ] }}
-]
+output {{ name: "OUTPUT" data_type: TYPE_FP32 dims: [ {size} ] }}
+output {{ name: "tokens" data_type: TYPE_INT32 dims: [ 2 ] }}
+output {{ name: "checkpoint" data_type: TYPE_STRING dims: [ 1 ] }}
 ensemble_scheduling {{
   step [
     {{
@@ -73,6 +71,11 @@ def require_name(name: str) -> None:
         raise AddError(f"NAME should be of a-z, 0-9 and _, at most 64, and is {name!r}")
     if name in _taken():
         raise AddError(f"NAME {name!r} is that of a model of this project; choose another one")
+
+
+def ours() -> set[str]:
+    """The names of this project's models."""
+    return {folder.name for folder in _OURS.iterdir() if folder.is_dir()}
 
 
 def classifier_name(name: str) -> str:
@@ -135,7 +138,7 @@ def _classifier_lines(classifier: str, heads: Sequence[Head]) -> Iterator[str]:
 
 def _taken() -> set[str]:
     """This project's models' names, and what they are without the endings that a policy's models get."""
-    names = {folder.name for folder in _OURS.iterdir() if folder.is_dir()}
+    names = ours()
     for ending in ("_ensemble", _CLASSIFIER, "_router"):
         names |= {name.removesuffix(ending) for name in names}
     return names

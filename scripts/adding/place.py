@@ -10,14 +10,17 @@ from pathlib import Path
 
 from classifiers.checkpoint import SHIPPED
 from scripts.adding.errors import AddError, PlaceError
-from scripts.adding.models import ADAPTER, classifier_name
+from scripts.adding.models import ADAPTER, CONFIG, classifier_name, ours
 
 _PREFIX = ".add_policy-"
 
 
 def require_free(repository: Path, name: str, models: Mapping[str, object]) -> None:
-    """Raises AddError when a model is there already."""
+    """Raises AddError when a model is there already, or one of this project's own, with which scripts/serve takes no
+    repository."""
     classifier = classifier_name(name)
+    if mixed := sorted(model for model in ours() if (repository / model / CONFIG).exists()):
+        raise AddError(f"{repository} holds {mixed[0]}, which is this project's own: name a folder for yours alone")
     there = [model for model in models if (repository / model).exists() or (repository / model).is_symlink()]
     if there:
         raise AddError(

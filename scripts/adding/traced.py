@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from classifiers.checkpoint import LABEL_RULE, is_label
+from classifiers.checkpoint import label_faults, one_line
 from scripts.adding.errors import AddError
 
 
@@ -25,6 +25,7 @@ def write_traced(folder: Path, name: str, network: Path, tokenizer: Path, labels
         "kind": "torchscript",
         "name": name,
         "max_tokens": max_tokens,
+        "truncation": "head",  # as transformers cuts, and so the blueprint
         "pad_id": _write_tokenizer(tokenizer, folder),
         "heads": [{"name": name, "labels": found, "temperature": 1.0}],
     }
@@ -42,24 +43,15 @@ def read_labels(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise AddError(f"{file}: can't be read ({error})") from None
     labels = _from_json(file, text) if text.lstrip().startswith(("[", "{")) else text.splitlines()
-    faults = [
-        f"{file}: label {number} is {label!r}, and should be {LABEL_RULE}"
-        for number, label in enumerate(labels, 1)
-        if not is_label(label)
-    ]
-    if faults:
-        raise AddError(*faults)
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice or len(labels) < 2:
-        what = f"{twice[0]!r} stands there twice" if twice else f"it has {len(labels)}"
-        raise AddError(f"{file}: expected two or more different labels, and {what}")
+    if faults := label_faults(labels):
+        raise AddError(*(f"{file}: {fault}" for fault in faults))
     return labels
 
 
 def _from_json(file: Path, text: str) -> list[Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AddError(f"{file}: not JSON ({error})") from None
     if isinstance(value, dict) and isinstance(named := value.get("id2label"), dict):
         if set(named) != set(map(str, range(len(named)))):
@@ -80,9 +72,9 @@ def _write_tokenizer(source: Path, folder: Path) -> int:
     if not source.is_dir():
         raise AddError(f"{source} is no folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever its files make the library raise
-        raise AddError(f"{source}: no tokenizer ({_first_line(error)})") from None
+        raise AddError(f"{source}: no tokenizer ({one_line(error)})") from None
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise AddError(f"{source}: expected a tokenizer that has a tokenizer.json and a token to pad with")
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
@@ -90,7 +82,3 @@ def _write_tokenizer(source: Path, folder: Path) -> int:
     if settings.is_file():
         shutil.copyfile(settings, folder / settings.name)
     return int(tokenizer.pad_token_id)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

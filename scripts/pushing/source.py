@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -66,8 +67,9 @@ class Source:
         return any(each.name == "INPUT" and each.data_type == TYPE_STRING for each in self.config.input)
 
     @property
-    def outputs(self) -> list[str]:
-        return [each.name for each in self.config.output]
+    def outputs(self) -> dict[str, int]:
+        """How many values each has for a prompt; 0 where that is not said."""
+        return {each.name: max(0, math.prod(each.dims)) for each in self.config.output}
 
     def next_number(self, served: Served | None) -> int:
         """The version's number on the volume: above all there, and its own one when that is higher still."""
@@ -301,9 +303,9 @@ def _check_checkpoint(folder: Path, model: str) -> None:
 
 
 def _load_own(folder: Path) -> None:
-    from classifiers.heads import HeadsClassification  # torch takes seconds
+    from classifiers.heads import load_heads  # torch takes seconds
 
-    HeadsClassification(load_checkpoint(folder), "1")
+    load_heads(load_checkpoint(folder))
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
 from classifiers.checkpoint import EMBEDDED, CheckpointError, load_checkpoint
 from classifiers.heads import HeadsClassification
@@ -59,6 +61,14 @@ def test_not_of_ones_own() -> None:
         HeadsClassification(load_checkpoint(EMBEDDED), "1")
 
 
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    """A network whose scores are not finite is refused when it is loaded."""
+    file = write_own(tmp_path) / "model.safetensors"
+    save_file(load_file(file) | {"heads.intent.bias": torch.tensor([0.0, float("nan"), 0.0])}, file)
+    with pytest.raises(CheckpointError, match="intent_scores of 'ping' are not finite"):
+        HeadsClassification(load_checkpoint(tmp_path), "1")
+
+
 def test_own_files_that_do_not_fit(tmp_path: Path) -> None:
     """More tokens than the encoder has positions are refused when loading."""
     edit_config(write_own(tmp_path), max_tokens=129)
@@ -84,6 +94,59 @@ def test_traced_as_the_notebooks_do(tmp_path: Path) -> None:
     assert network.bears_lengths and network.bears_batches
     assert given == blueprint_labels(module, write_tokenizer(tmp_path / "tokenizer"), PROMPTS, LABELS)
     assert len(set(given)) > 2
+
+
+def test_long_prompts_lose_their_tail(tmp_path: Path) -> None:
+    """A traced network that says so reads the tokens of a longer prompt that the library leaves, and others head and
+    tail; nothing else can be said."""
+    folder = write_traced(tmp_path, length=32)
+    prompts = ["Where is my card? " * 20 + "What is the exchange rate?", "hi"]
+    read = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    expected = [read(prompt, truncation=True, max_length=32)["input_ids"] for prompt in prompts]
+
+    def given() -> list[list[int]]:
+        ids, _ = PromptTokenizer(load_checkpoint(folder)).encode([prompt.encode() for prompt in prompts])
+        return [row[row >= 0].tolist() for row in ids]
+
+    assert given() != expected
+    edit_config(folder, truncation="head")
+    assert given() == expected
+    edit_config(folder, truncation="tail")
+    with pytest.raises(CheckpointError, match="'truncation' should be 'head', or left out, and is 'tail'"):
+        load_checkpoint(folder)
+
+
+class _OnGpu(nn.Module):
+    """What a trace that was made on a GPU may hold: constants that lie there."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return torch.zeros([input_ids.shape[0], 5], device=torch.device("cuda:0"))
+
+
+class _Raises(nn.Module):
+    """Its own code gives up."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        assert input_ids.shape[0] < 0, "rows"
+        return torch.zeros([1, 5])
+
+
+_GPU = "RuntimeError: Could not run .*; it was traced on a GPU, and holds on to it: trace it anew on a CPU"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("module", "message"), [(_OnGpu(), _GPU), (_Raises(), "RuntimeError: AssertionError: rows$")], ids=["gpu", "raises"]
+)
+def test_traces_that_do_not_run(tmp_path: Path, module: nn.Module, message: str) -> None:
+    """The line names the cause, and what to do when that is a GPU that isn't here."""
+    folder = write_traced(tmp_path, length=32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that such files are old
+        torch.jit.script(module).save(str(folder / "model.pt"))  # type: ignore[no-untyped-call]
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_torchscript(load_checkpoint(folder))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 700
 
 
 class _Fixed(nn.Module):

@@ -49,10 +49,13 @@ def test_library_equal(tmp_path: Path, config: PreTrainedConfig) -> None:
         ({"heads": []}, "'heads' should be one or several"),
         ({"heads": ["intent"]}, "'heads' should hold objects"),
         ({"heads": [{"name": "in/tent", "labels": ["a", "b"], "temperature": 1}]}, "should be of a-z, 0-9 and _"),
-        ({"heads": [{"name": "intent", "labels": ["a"], "temperature": 1}]}, "should be two or more different ones"),
-        ({"heads": [{"name": "intent", "labels": ["a", "a"], "temperature": 1}]}, "two or more different ones"),
-        ({"heads": [{"name": "intent", "labels": ["a", "b\nc"], "temperature": 1}]}, "is no label"),
-        ({"heads": [{"name": "intent", "labels": ["a", ""], "temperature": 1}]}, "is no label"),
+        (
+            {"heads": [{"name": "intent", "labels": ["a"], "temperature": 1}]},
+            "two or more different labels, and there are 1",
+        ),
+        ({"heads": [{"name": "intent", "labels": ["a", "a"], "temperature": 1}]}, "'a' stands there twice"),
+        ({"heads": [{"name": "intent", "labels": ["a", "b\nc"], "temperature": 1}]}, "label 2 is .*a text of one line"),
+        ({"heads": [{"name": "intent", "labels": ["a", ""], "temperature": 1}]}, "label 2 is '', and should be"),
         ({"heads": [{"name": "intent", "labels": ["a", "b"], "temperature": 0}]}, "'temperature' should be above 0"),
         (
             {"heads": [{"name": "intent", "labels": ["a", "b"], "temperature": 1}]},
@@ -60,7 +63,15 @@ def test_library_equal(tmp_path: Path, config: PreTrainedConfig) -> None:
         ),
         ({"heads": [{"name": "other", "labels": ["a", "b"], "temperature": 1}]}, "heads.other.weight is missing"),
         ({"max_tokens": 2}, "'max_tokens' should be 3 or more"),
+        (
+            {"heads": [{"name": "intent", "labels": ["a", "b"], "temperature": 10**400}]},
+            "'temperature' should be above 0",
+        ),
         ({"name": None}, "'name' should be str"),
+        ({"name": ""}, "'name' should be a line of 1 to 128 characters"),
+        ({"name": "a:b"}, "without ':', and is 'a:b'"),
+        ({"name": "a\nb"}, "'name' should be a line"),
+        ({"name": "a" * 129}, "of 1 to 128 characters"),
     ],
 )
 def test_faults(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
@@ -71,11 +82,47 @@ def test_faults(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_no_encoder_of_the_library(tmp_path: Path) -> None:
-    """A config that transformers makes no encoder of is refused when the network is loaded."""
-    edit_config(write_own(tmp_path), model_type="nobody-knows")
-    with pytest.raises(CheckpointError, match="transformers makes no encoder of it"):
+def test_deep_config(tmp_path: Path) -> None:
+    """Brackets without end are no JSON."""
+    (write_own(tmp_path) / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="not JSON"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("heads.intent.weight", torch.tensor(1.0), r"heads\.intent\.weight is \[\], and should be"),
+        ("heads.intent.bias", torch.ones(3, dtype=torch.int64), r"wrong type: heads\.intent\.bias is I64"),
+        ("embeddings.LayerNorm.weight", torch.ones(32, dtype=torch.int32), "LayerNorm.weight is I32"),
+    ],
+)
+def test_wrong_tensors(tmp_path: Path, name: str, tensor: torch.Tensor, message: str) -> None:
+    """A tensor without dimensions, or of whole numbers, is named."""
+    file = write_own(tmp_path) / "model.safetensors"
+    save_file(load_file(file) | {name: tensor}, file)
+    with pytest.raises(CheckpointError, match=message):
         load_network(load_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"model_type": "nobody-knows"},
+        {"model_type": "t5", "classifier_dropout": 0.0, "max_position_embeddings": None},
+        {"model_type": "distilbert", "n_layers": "two"},
+        {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Config", "AutoModel": "theirs.Model"}},
+    ],
+    ids=lambda keys: keys["model_type"],
+)
+def test_no_encoder_of_the_library(tmp_path: Path, keys: dict[str, Any]) -> None:
+    """A config that transformers makes no encoder of is refused in a line when the network is loaded, and no code that
+    it names is asked for, or run."""
+    (write_own(tmp_path) / "theirs.py").write_text("raise SystemExit")
+    edit_config(tmp_path, **keys)
+    with pytest.raises(CheckpointError, match="transformers makes no encoder of ") as caught:
+        load_network(load_checkpoint(tmp_path))
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_tensor(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from scripts.pushing.push import main as push
 from scripts.pushing.replica import Replica
 from tests.conftest import DEFAULT_CONFIG, MODELS, running_gateway
 from tests.own_checkpoint import THREE, edit_config, write_own
+from tests.repository import copy_repository
 from tests.toys import snapshot
 from tests.traced import LABELS, blueprint_labels, classifier, trace, write_tokenizer
 
@@ -106,14 +107,32 @@ def _ask(added: Added, model: str, prompts: Sequence[str], output: str) -> list[
 
 def test_answers_as_the_blueprint_s_pipeline(added: Added) -> None:
     """A TorchScript network of the notebooks' shape is served with the labels that the blueprint's three models give,
-    one prompt at a time or in a mixed batch."""
-    expected = blueprint_labels(classifier(), added.folder / "tokenizer", PROMPTS, LABELS)
-    together = _ask(added, "moved_classifier", PROMPTS, "moved_label")
-    alone = [_ask(added, "moved_classifier", [prompt], "moved_label")[0] for prompt in PROMPTS]
+    one prompt at a time or in a mixed batch; prompts longer than it reads included."""
+    prompts = [
+        *PROMPTS,
+        *(f"{number} cards were lost. " * 200 + "What is the exchange rate?" * 100 for number in range(4)),
+    ]
+    expected = blueprint_labels(classifier(), added.folder / "tokenizer", prompts, LABELS)
+    together = _ask(added, "moved_classifier", prompts, "moved_label")
+    alone = [_ask(added, "moved_classifier", [prompt], "moved_label")[0] for prompt in prompts]
     assert [label.item().decode() for label in together] == [label.item().decode() for label in alone] == expected
-    scores = _ask(added, "moved_router_ensemble", PROMPTS, "OUTPUT")
+    scores = _ask(added, "moved_router_ensemble", prompts, "OUTPUT")
     assert [LABELS[row.argmax()] for row in scores] == expected
     np.testing.assert_allclose([row.sum() for row in scores], 1, atol=1e-5)
+
+
+def test_one_output_for_the_blueprint_s_controller(added: Added) -> None:
+    """The lines of tokens and checkpoint can be taken out of an ensemble's config, which then gives `OUTPUT` alone."""
+    model = "alone_router_ensemble"
+    folder = shutil.copytree(added.repository / "moved_router_ensemble", added.repository / model)
+    lines = (folder / "config.pbtxt").read_text().replace("moved_router_ensemble", model).splitlines()
+    kept = [line for line in lines if '"tokens"' not in line and '"checkpoint"' not in line]
+    assert len(lines) - len(kept) == 4
+    (folder / "config.pbtxt").write_text("\n".join(kept))
+    added.replica.load(model)
+    (answer,) = added.replica.ask(model, ["hi"], 64)
+    assert list(answer) == ["OUTPUT"]
+    np.testing.assert_allclose(answer["OUTPUT"], _ask(added, "moved_router_ensemble", ["hi"], "OUTPUT")[0], atol=1e-6)
 
 
 def test_answers_as_the_checkpoint(added: Added) -> None:
@@ -322,7 +341,8 @@ def test_forms_of_label_files(tmp_path: Path, text: str, labels: list[str]) -> N
     [
         ("a\n\nb \n", ["label 2 is ''", "label 3 is 'b '"]),
         ("a\na\n", ["'a' stands there twice"]),
-        ("a\n", ["it has 1"]),
+        ("a\n", ["there are 1"]),
+        ("[" * 100_000, ["not JSON"]),
         ("[1, 2]", ["label 1 is 1,", "label 2 is 2,"]),
         ("[", ["not JSON"]),
         ('{"label2id": {}}', ["expected one label a line"]),
@@ -360,7 +380,7 @@ def test_labels_of_a_comparison(tmp_path: Path) -> None:
 def test_golden_scores(tmp_path: Path, expected: object, complaint: str | None) -> None:
     """A golden prompt says of scores what each of them should be."""
     (tmp_path / "golden.jsonl").write_text(json.dumps({"prompt": "a", "expect": {"x_scores": expected}}))
-    golden = read_golden(tmp_path / "golden.jsonl", ["x_scores"])
+    golden = read_golden(tmp_path / "golden.jsonl", {"x_scores": 0})
     found = faults(golden, [{"x_scores": np.array([0.3, 0.7])}])
     assert [fault.removesuffix(" for 'a'") for fault in found][:1] == ([complaint] if complaint else [])
 
@@ -374,6 +394,11 @@ def _wrong_name(folder: Path) -> list[str]:
 
 def _our_name(folder: Path) -> list[str]:
     return ["task_router", "--checkpoint", str(write_own(folder / "own"))]
+
+
+def _our_repository(folder: Path) -> list[str]:
+    copy_repository(folder / "ours")
+    return ["intent", "--checkpoint", str(write_own(folder / "own")), "--repository", str(folder / "ours")]
 
 
 def _no_folder(folder: Path) -> list[str]:
@@ -409,6 +434,10 @@ def _state_dict(folder: Path) -> list[str]:
     [
         (_wrong_name, "NAME should be of a-z, 0-9 and _"),
         (_our_name, "NAME 'task_router' is that of a model of this project"),
+        (
+            _our_repository,
+            "ours holds complexity_router_ensemble, which is this project's own: name a folder for yours",
+        ),
         (_no_folder, "nothing is no folder"),
         (_variable, "label '${HOME}' can't stand in a configuration"),
         (_damaged, "'max_tokens' is 4096, and the network reads 128"),
@@ -422,7 +451,7 @@ def test_refused(
     arguments = make(tmp_path)
     before = snapshot(tmp_path)
     where = ["--repository", str(tmp_path / "deep" / "models"), "--config", str(tmp_path / "config.yaml")]
-    assert main([*arguments, *where]) == 2
+    assert main([*where, *arguments]) == 2
     assert complaint in capsys.readouterr().err
     assert snapshot(tmp_path) == before
 
@@ -439,6 +468,14 @@ def test_refused_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and all(str(tmp_path / "config.yaml") in line for line in errors)
     assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("tokens", ["2", "-5", "many"])
+def test_too_few_tokens(tokens: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer than a token and the two special ones around it are refused before anything is read."""
+    with pytest.raises(SystemExit):
+        main(["intent", "--torchscript", "a", "--repository", "b", "--max-tokens", tokens])
+    assert "expected a whole number from 3 on" in capsys.readouterr().err
 
 
 def test_added_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], without_triton: None) -> None:
