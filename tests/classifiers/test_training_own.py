@@ -267,9 +267,9 @@ def test_held_out_rows(labels: list[dict[str, str]], seed: int) -> None:
             assert there == (0 if here + there == 1 else max(1, round((here + there) * held_share(len(rows)))))
 
 
-@pytest.mark.parametrize(("rows", "held"), [(0, 0), (60, 12), (300, 60), (1200, 60), (9177, 459)])
+@pytest.mark.parametrize(("rows", "held"), [(0, 0), (60, 15), (240, 60), (1200, 60), (9177, 459)])
 def test_held_share(rows: int, held: int) -> None:
-    """A twentieth of many rows is held out, of fewer sixty, of few a fifth."""
+    """A twentieth of many rows is held out, of fewer sixty, of few a quarter."""
     assert round(rows * held_share(rows)) == held
 
 

@@ -3,6 +3,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from gateway.patience import MISSES
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port, free_ports
@@ -34,6 +36,7 @@ def _reach(gateway: Gateway, reason: str) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.rare
 def test_requests_are_answered_whatever_happens_to_triton(
     start_gateway: StartGateway, dynamo: DemoDynamo, tmp_path: Path
 ) -> None:

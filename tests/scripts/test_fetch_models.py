@@ -561,7 +561,9 @@ def write_sharded_causal_llm(folder: Path) -> None:
     write_shards(folder, weights, count=4)
 
 
-@pytest.fixture(params=["mf", "bert", "causal_llm", "sw_ranking"])
+@pytest.fixture(
+    params=["mf", *(pytest.param(name, marks=pytest.mark.rare) for name in ("bert", "causal_llm")), "sw_ranking"]
+)
 def routellm(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Published]:
     writers: dict[str, Callable[[Path], object]] = {
         "mf": write_mf,

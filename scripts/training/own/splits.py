@@ -14,7 +14,7 @@ from scripts.training.records import Faults, Place
 
 # Of each label's training rows these shares are held out where no dev rows are given: as few as tell epochs apart and
 # bear a temperature, since what is held out teaches nothing.
-LEAST_HELD_OUT, MOST_HELD_OUT = 0.05, 0.2
+LEAST_HELD_OUT, MOST_HELD_OUT = 0.05, 0.25
 ENOUGH_HELD_OUT = 60  # rows
 
 MOST_ROWS = 1_000_000
