@@ -396,8 +396,8 @@ def test_it_learns(train: Train) -> None:
     """Given the epochs, the heads tell the labels apart, and the temperature is left alone where dev is small."""
     folder = train("--method", "frozen", "--epochs", "40", "--learning-rate", "0.1")
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"^\| label +\| +12 \| +1.000 \|", card, re.MULTILINE)
-    assert "not fitted: 12 dev rows are too few" in card
+    assert re.search(r"^\| label +\| +15 \| +1.000 \|", card, re.MULTILINE)
+    assert "not fitted: 15 dev rows are too few" in card
     assert load_checkpoint(folder).heads[0].temperature == 1
 
 
