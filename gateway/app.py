@@ -24,8 +24,8 @@ from gateway.limit import LimitLoad
 from gateway.models import models, watch_models
 from gateway.observe.log import log_record
 from gateway.observe.metrics import Metrics
+from gateway.observe.record import RecordRequests
 from gateway.openapi import openapi
-from gateway.record import RecordRequests
 from gateway.reload import watch_files
 from gateway.state import State, open_state
 

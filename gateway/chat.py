@@ -71,6 +71,8 @@ class Routed:
     """Of a policy that holds it: the share of its last thousand decisions that were for the strong model."""
     traffic: Seen | None = None
     """Of a policy with a snapshot, decided as the policy has it: what is counted beside that."""
+    upstream_seconds: float | None = None
+    """From the first request upstream to the head of the answer that went to the client; None: there was none."""
 
 
 def answering(endpoint: Endpoint) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -106,10 +108,13 @@ async def _answer(request: Request, endpoint: Endpoint, body: Body) -> Response:
     query = request.scope["query_string"].decode("latin-1")
     path = f"{endpoint.path}?{query}" if query else endpoint.path
     outgoing = Outgoing(path, body, request.headers, request.state.request_id, request.state.client)
+    start = time.perf_counter()
     answer = await forward_to_first_able(state.session, routed.selection.targets, outgoing, settings, state.eligibility)
+    selection = routed.selection
     if answer.reason is not None:
-        selection = replace(routed.selection, targets=(answer.target,), reason=answer.reason)
-        request.state.routed = routed = replace(routed, selection=selection)
+        selection = replace(selection, targets=(answer.target,), reason=answer.reason)
+    routed = replace(routed, selection=selection, upstream_seconds=time.perf_counter() - start)
+    request.state.routed = routed
     answer.response.set_headers(decision_headers(routed))
     return answer.response
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from gateway.body import ROUTER_FIELD
-from gateway.config import AUTOMATIC, Config, Policy, RouteLLMPolicy, Router, Upstream
+from gateway.config import AUTOMATIC, Config, Cost, Policy, RouteLLMPolicy, Router, Upstream
 from gateway.decision import Decision
 from gateway.errors import BadRequest, NotFound
 
@@ -26,6 +26,10 @@ class Target:
     api_key: str = field(default="", repr=False)
     context_length: int | None = field(default=None, compare=False)
     """Tokens that it can hold, prompt and answer together; None when nobody said."""
+    name: str = field(default="", compare=False)
+    """Its llm's name in the policy, `strong` or `weak`; the model's own where it has none; empty when no llm has it."""
+    cost: Cost | None = field(default=None, compare=False)
+    """Of its tokens; None when nobody said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ def _read_router_field(field: Any, config: Config) -> Wish:
         case "" | "triton":
             return Wish(policy, threshold=_own_threshold(field, policy))
         case "manual":
-            return Wish(policy, _target(_manual_llm(policy, _string(field, "model"))), "manual")
+            return Wish(policy, _target(policy, _manual_llm(policy, _string(field, "model"))), "manual")
         case strategy:
             raise BadRequest(
                 f"unknown routing strategy {strategy[:100]!r}; expected 'triton' or 'manual'",
@@ -199,7 +203,7 @@ def _passthrough(model: str, config: Config) -> Target:
     for policy in config.policies.values():
         for upstream in policy.upstreams.values():
             if upstream.model == model:
-                return _target(upstream)
+                return _target(policy, upstream)
     if config.upstream is None:
         raise NotFound(f"there is no model {model[:100]!r}", param="model", code="model_not_found")
     return Target(config.upstream, model)
@@ -258,8 +262,10 @@ def all_targets(config: Config) -> frozenset[Target]:
 
 
 def _targets(policy: Policy | RouteLLMPolicy, upstream: Upstream) -> tuple[Target, ...]:
-    return tuple(_target(each) for each in policy.in_order(upstream))
+    return tuple(_target(policy, each) for each in policy.in_order(upstream))
 
 
-def _target(upstream: Upstream) -> Target:
-    return Target(upstream.api_base, upstream.model, upstream.api_key.get_secret_value(), upstream.context_length)
+def _target(policy: Policy | RouteLLMPolicy, upstream: Upstream) -> Target:
+    name = next((name for name, each in policy.upstreams.items() if each is upstream), upstream.model)
+    key = upstream.api_key.get_secret_value()
+    return Target(upstream.api_base, upstream.model, key, upstream.context_length, name, upstream.cost)

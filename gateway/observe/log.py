@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from gateway.record import Record
+from gateway.observe.record import Record
 
 _QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 _log = logging.getLogger("gateway.requests")

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from gateway.chat import Routed
 from gateway.config import RouteLLMPolicy
 from gateway.observe import shared
+from gateway.observe.record import Record
 from gateway.observe.traffic import TrafficMetrics
-from gateway.record import Record
 from gateway.state import State
 from gateway.targets import Eligibility
 

@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from gateway import errors
 from gateway.chat import MAX_BODY_BYTES
 from gateway.errors import DecisionFailed, GatewayError
-from gateway.record import Record, RecordRequests
+from gateway.observe.record import Record, RecordRequests
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.triton import Triton
 from tests.conftest import StartGateway
