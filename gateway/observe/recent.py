@@ -36,6 +36,8 @@ _FIELDS = (
     "duration_ms",
     "tokens_read",
     "tokens_in_prompt",
+    "input_tokens",
+    "output_tokens",
 )
 _UNFORWARDED = "/v1/route"
 
