@@ -36,7 +36,9 @@ _POLICIES = """\
   - name: <b>scripted</b>
     url: http://x:8000/v2/models/task_router_ensemble/infer
     timeout_ms: 30000
-    llms: [{name: Unknown, api_base: "${SCRIPTED}", model: scripted}]
+    llms:
+      - {name: Unknown, api_base: "${SCRIPTED}", model: scripted, fallbacks: [Other]}
+      - {name: Other, api_base: "${DYNAMO_API_BASE}", model: llama-3.1-8b-instruct}
 """
 
 
@@ -77,7 +79,7 @@ def _fill(page: Page, prompt: str, policy: str = "", other: str = "none", max_to
 
 
 def _send(page: Page) -> None:
-    """Sends, and waits for the end."""
+    """Sends, which takes back the status of the request before, and waits for the end."""
     page.get_by_role("button", name="Send").click()
     expect(page.get_by_role("status")).to_contain_text("Done")
 
@@ -233,8 +235,8 @@ def test_keyboard_alone(gateway: Gateway, browser: Browser) -> None:
 
 
 _EVERY_LOOK = [
-    ("light", 1440),
     ("dark", 360),
+    pytest.param("light", 1440, marks=pytest.mark.rare),
     pytest.param("light", 360, marks=pytest.mark.rare),
     pytest.param("dark", 1440, marks=pytest.mark.rare),
 ]
@@ -328,11 +330,18 @@ def test_a_key_is_asked_for(start_gateway: StartGateway, browser: Browser, tmp_p
         page.get_by_role("button", name="Send").click()
         expect(alert).to_contain_text("a valid key is needed")
         expect(key).to_be_focused()
-        page.keyboard.type(_KEY)
+        page.keyboard.type("wrong-but-long-enough")
+        page.keyboard.press("Enter")
+        expect(alert).to_contain_text("a valid key is needed")
+        key.fill(_KEY)
         page.keyboard.press("Tab")
         expect(alert).to_be_empty()
         _fill(page, "hi", "task_router")
         _send(page)
+        expect(page.locator(".chip").last).to_have_text("decided")
+        _send(page)
+        expect(page.locator(".chip").last).to_have_text("cached")
+        assert _figure(page.get_by_role("article"), "Decision") == "remembered"
         expect(page.locator(".usage")).to_contain_text("16 out")
         expect(page.locator("#recent-note")).to_contain_text("management port")
         assert page.evaluate("[document.cookie, localStorage.length, sessionStorage.length]") == ["", 0, 0]
@@ -340,8 +349,9 @@ def test_a_key_is_asked_for(start_gateway: StartGateway, browser: Browser, tmp_p
 
         keyed = {"authorization": f"Bearer {_KEY}"}
         told = httpx2.get(f"http://127.0.0.1:{port}/decisions", headers=keyed).json()
-        assert [row["path"] for row in told["decisions"]] == ["/v1/chat/completions", "/v1/route"]
-        assert told["policies"] == {"task_router": 1}
+        assert [row["path"] for row in told["decisions"]] == ["/v1/chat/completions", "/v1/route"] * 2
+        assert [row["outcome"] for row in told["decisions"]] == ["complete"] * 4
+        assert told["policies"] == {"task_router": 2}
         assert httpx2.get(f"http://127.0.0.1:{port}/", headers=keyed).status_code == 404
         assert httpx2.get(f"http://127.0.0.1:{port}/decisions").status_code == 401
         assert gateway.get("/decisions", keyed).status_code == 404
@@ -392,16 +402,23 @@ def test_answers_are_text_of_bounded_length(gateway: Gateway, upstream: Scripted
         expect(page.get_by_role("article").locator(".policy")).to_have_text("<b>scripted</b>")
         assert page.locator("img, article b, article script").count() == 0
         upstream.body = _chunk("x" * 150_000) + b"data: [DONE]\n\n"
-        _send_again(page)
+        _send(page)
         assert page.evaluate("document.querySelector('.answer').textContent.length") == 100_000
         expect(page.locator(".usage")).to_contain_text("Only the first 100,000 characters are shown.")
         upstream.body = _chunk("half of it")
-        _send_again(page)
+        _send(page)
         expect(page.get_by_role("alert")).to_contain_text("broke off")
         expect(answer).to_have_text("half of it")
 
 
-def _send_again(page: Page) -> None:
-    page.locator("#runs").evaluate("each => each.replaceChildren()")
-    page.locator("#status").evaluate("each => { each.textContent = '' }")
-    _send(page)
+def test_another_model_that_answers_is_named(gateway: Gateway, upstream: Scripted, browser: Browser) -> None:
+    """When the chosen model's server is too busy, the one that answers is shown in its place, and why."""
+    upstream.status = 503
+    with visiting(browser, gateway.url) as visit:
+        _fill(visit.page, _PYTHON, "<b>scripted</b>")
+        _send(visit.page)
+        card = visit.page.get_by_role("article")
+        expect(card.locator(".model strong")).to_have_text("llama-3.1-8b-instruct")
+        expect(card.locator(".chip")).to_have_text(["Code Generation", "no_llm_for_label", "upstream_overloaded"])
+        expect(card.locator(".why")).to_contain_text("Chosen was scripted.")
+        expect(card.locator(".usage")).to_contain_text("16 out")

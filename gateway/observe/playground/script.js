@@ -5,6 +5,7 @@ const POLL_MS = 2000;
 const MOST_ANSWER_CHARACTERS = 100_000; // what the page holds of one answer
 const MOST_LINE_CHARACTERS = 1_000_000; // of a stream's line: more is no chat chunk
 const MOST_TOKENS = 1_000_000;
+const NO_CHUNK = "The model's server sent what is no part of an answer.";
 
 const WHY = {
   decided: "The policy sends that label to this model.",
@@ -58,13 +59,14 @@ class Refusal extends Error {
 /** Like fetch, with the client's key. Raises Refusal for an error's status and for a gateway that is not there. */
 async function ask(path, options = {}) {
   const headers = { ...options.headers };
-  if (page.key.value) headers.authorization = `Bearer ${page.key.value}`;
+  const key = page.key.value.trim();
+  if (!/^[\x21-\x7e]*$/.test(key)) throw new Refusal(401, "The key holds characters that no key has.");
+  if (key) headers.authorization = `Bearer ${key}`;
   let answer;
   try {
     answer = await fetch(path, { cache: "no-store", ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    if (error.message.includes("headers")) throw new Refusal(0, "The key holds characters that no key has.");
     throw new Refusal(0, "The gateway cannot be reached. Is it running?");
   }
   if (answer.ok) return answer;
@@ -88,14 +90,30 @@ function messageOf(text, status) {
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const lines = (rest + value).split(/\r\n|\n|\r/);
-    rest = lines.pop();
-    if (rest.length > MOST_LINE_CHARACTERS) throw new Refusal(0, "The stream has a line that is no answer's.");
-    for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split(/\r\n|\n|\r/);
+      rest = lines.pop();
+      if (rest.length > MOST_LINE_CHARACTERS) throw new Refusal(0, NO_CHUNK);
+      for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // nothing after an error is of use
   }
+}
+
+/** One event of an answer. Raises Refusal for what is none, or is an error. */
+function chunkOf(data) {
+  let chunk;
+  try {
+    chunk = JSON.parse(data);
+  } catch {
+    throw new Refusal(0, NO_CHUNK);
+  }
+  if (chunk?.error) throw new Refusal(0, messageOf(data, 500));
+  return chunk ?? {};
 }
 
 // Errors
@@ -291,10 +309,9 @@ async function run(policy, card, request, signal) {
     }
     if (data === "[DONE]") {
       ended = true;
-      break;
+      continue; // to the end of the body: else the gateway would note a client that left
     }
-    const chunk = JSON.parse(data);
-    if (chunk.error) throw new Refusal(0, messageOf(data, 500));
+    const chunk = chunkOf(data);
     const delta = chunk.choices?.[0]?.delta;
     const text = delta?.content ?? delta?.reasoning_content;
     if (text) card.add(text);
@@ -406,6 +423,7 @@ async function poll() {
           : "The gateway cannot be asked for them now; trying again.";
     if (error.status === 404 || error.status === 401) return;
   }
+  clearTimeout(timer); // of another poll that was on its way at the same time
   timer = setTimeout(poll, POLL_MS);
 }
 
@@ -443,11 +461,16 @@ async function connect() {
   try {
     await loadPolicies();
   } catch (error) {
-    if (error.status === 401) {
+    if (error.status === 401 && !page.key.value) {
       page["key-field"].hidden = false;
       page.status.textContent = "This gateway asks for a client key.";
     } else showRefusal(error);
   }
+}
+
+function useKey() {
+  clearErrors();
+  connect();
 }
 
 page.ask.addEventListener("submit", (event) => {
@@ -455,10 +478,7 @@ page.ask.addEventListener("submit", (event) => {
   send();
 });
 page.stop.addEventListener("click", stop);
-page.key.addEventListener("change", () => {
-  clearErrors();
-  connect();
-});
+page.key.addEventListener("change", useKey);
 for (const example of document.querySelectorAll(".example"))
   example.addEventListener("click", () => {
     page.prompt.value = example.textContent;
@@ -468,6 +488,9 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     send();
+  } else if (event.key === "Enter" && event.target === page.key) {
+    event.preventDefault(); // the key is shown first; there may be no prompt yet
+    useKey();
   } else if (event.key === "Escape") stop();
 });
 document.addEventListener("visibilitychange", poll);
