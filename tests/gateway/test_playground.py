@@ -132,13 +132,13 @@ def test_two_policies_side_by_side(gateway: Gateway, browser: Browser, scheme: s
     with visiting(browser, gateway.url, viewport=view, color_scheme=scheme, reduced_motion="reduce") as visit:
         page = visit.page
         policies = ("task_router", "strong_weak") if scheme == "light" else ("complexity_router", "strong_weak")
-        _fill(page, _PYTHON, *policies, max_tokens=96)
+        _fill(page, _PYTHON, *policies, max_tokens=48)
         _send(page)
         cards = page.get_by_role("article")
         expect(cards.locator(".policy")).to_have_text(list(policies))
         for card in cards.all():
             assert card.locator(".answer").inner_text().strip()
-            expect(card.locator(".usage")).to_contain_text("96 out")
+            expect(card.locator(".usage")).to_contain_text("48 out")
         left, right = (card.bounding_box() for card in cards.all())
         assert left and right and left["y"] == right["y"] and left["x"] + left["width"] < right["x"]
         expect(page.get_by_role("list", name="Requests by policy")).to_contain_text(policies[0])

@@ -404,7 +404,7 @@ const COLUMNS = [
   ["First byte", (row) => milliseconds(row.first_byte_ms), "number"],
   ["Whole", (row) => milliseconds(row.duration_ms), "number"],
   ["Tokens read", (row) => (row.tokens_read === null ? null : `${count(row.tokens_read)} of ${count(row.tokens_in_prompt)}`), "number"],
-  ["In, out", (row) => (row.input_tokens === null ? null : `${count(row.input_tokens)}, ${count(row.output_tokens)}`), "number"],
+  ["In / out", (row) => (row.input_tokens === null ? null : `${count(row.input_tokens)} / ${count(row.output_tokens)}`), "number"],
 ];
 let shown = "";
 let timer = null;
