@@ -68,7 +68,6 @@ def _at_a_glance() -> Sequence[Panel]:
     )
     failed = rate("llm_router_requests_total", _API, 'status=~"5.."')
     errors = f"(({failed} or vector(0)) + ({broken} or vector(0)))"
-    spent, strongest = in_range("llm_router_cost_total"), in_range("llm_router_cost_at_strongest_total")
     return [
         Panel(
             "Requests", "Requests a second for which a model was chosen.", [Query(routed)], "reqps", stat=True, width=4
@@ -99,7 +98,7 @@ def _at_a_glance() -> Sequence[Panel]:
         Panel(
             "Saved",
             f"In the time that is shown. {_NOT_COUNTED}",
-            [Query(f"{strongest} - {spent}")],
+            [Query(_saved())],
             stat=True,
             width=4,
             options=_MONEY,
@@ -398,7 +397,7 @@ def _saving() -> Sequence[Panel]:
             [
                 Query(in_range(spent), "spent"),
                 Query(in_range(strongest), "with the strongest model"),
-                Query(f"{in_range(strongest)} - {in_range(spent)}", "saved"),
+                Query(_saved(), "saved"),
             ],
             stat=True,
             width=24,
@@ -426,6 +425,12 @@ def _saving() -> Sequence[Panel]:
             options=_MONEY,
         ),
     ]
+
+
+def _saved() -> str:
+    """Where both are known: a strongest model without a cost says nothing of what was saved."""
+    spent, strongest = "llm_router_cost_total", "llm_router_cost_at_strongest_total"
+    return f"sum({in_range(strongest, by='policy, model')} - {in_range(spent, by='policy, model')})"
 
 
 def _triton() -> Sequence[Panel]:
@@ -531,7 +536,7 @@ def _blueprint_requests() -> Sequence[Panel]:
 
 def _blueprint_times() -> Sequence[Panel]:
     return [
-        Panel("Whole request", "request_latency_seconds.", quantiles("request_latency_seconds"), "s"),
+        Panel("To the first byte", "request_latency_seconds.", quantiles("request_latency_seconds"), "s"),
         Panel("Choice of the model", "model_selection_time_seconds.", quantiles("model_selection_time_seconds"), "s"),
         Panel("Answer by llm", "llm_response_time_seconds.", quantiles("llm_response_time_seconds", by="llm"), "s"),
         Panel(
