@@ -69,7 +69,7 @@ def observed(
     (folder / "snapshot.json").write_text(take_snapshot(rows, None).model_dump_json())
     (folder / "config.yaml").write_text(_config(folder / "snapshot.json"))
     environ = {"DYNAMO_API_BASE": dynamo.url, "TRITON_GRPC_URL": triton.grpc_url, "GATEWAY_API_KEYS": f"team:{_KEY}"}
-    with running_gateway(folder / "config.yaml", folder, False, request.param, **environ) as gateway:
+    with running_gateway(folder / "config.yaml", folder, True, request.param, None, **environ) as gateway:
         port = free_port()
         configuration = _prometheus_configuration(folder, gateway, triton, dynamo)
         command = [program, f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'tsdb'}"]
