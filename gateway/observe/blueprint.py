@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gateway import chat
 from gateway.observe.record import Record
+from gateway.observe.shared import quick
 
 PATHS = frozenset({chat.ALIAS, *(endpoint.path for endpoint in chat.ENDPOINTS)})
 """What the blueprint counts: requests for a model's answer."""
@@ -21,10 +22,10 @@ class BlueprintMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def rising(name: str, documentation: str, *labels: str) -> Gauge:
-            return Gauge(name, documentation, labels, registry=registry, multiprocess_mode="sum")
+            return quick(Gauge(name, documentation, labels, registry=registry, multiprocess_mode="sum"))
 
         def seconds(name: str, documentation: str, *labels: str) -> Histogram:
-            return Histogram(name, documentation, labels, registry=registry, buckets=_BUCKETS)
+            return quick(Histogram(name, documentation, labels, registry=registry, buckets=_BUCKETS))
 
         self._requests = rising("num_requests", "Requests for an answer.")
         self._by_policy = rising("requests_per_policy", "Of them, those by a policy.", "policy")

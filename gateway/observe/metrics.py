@@ -99,10 +99,12 @@ class Metrics:
         self._tokens.count(record, policy, model)
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
-        return Counter(f"llm_router_{name}", documentation, labels, registry=self.registry)
+        return shared.quick(Counter(f"llm_router_{name}", documentation, labels, registry=self.registry))
 
     def _seconds(self, name: str, documentation: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"llm_router_{name}_seconds", documentation, labels, buckets=buckets, registry=self.registry)
+        return shared.quick(
+            Histogram(f"llm_router_{name}_seconds", documentation, labels, buckets=buckets, registry=self.registry)
+        )
 
     async def endpoint(self, request: Request) -> Response:
         """`GET /metrics`."""

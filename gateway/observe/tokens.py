@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from gateway.chat import Routed
 from gateway.observe.record import Record
+from gateway.observe.shared import quick
 
 
 class TokenMetrics:
@@ -11,7 +12,7 @@ class TokenMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, documentation: str, *labels: str) -> Counter:
-            return Counter(f"llm_router_{name}", documentation, ("policy", *labels), registry=registry)
+            return quick(Counter(f"llm_router_{name}", documentation, ("policy", *labels), registry=registry))
 
         self._classified = counter(
             "classifier_tokens", "Tokens of prompts: read by the classifier, or cut because it reads no more.", "part"

@@ -19,26 +19,26 @@ from tests.reliability.observe import metric
 
 _CHAT = "/v1/chat/completions"
 _PYTHON = "Write a Python function to sort a list"
-_LARGE = "llama-3.1-70b-instruct"
-_SMALL = "llama-3.1-8b-instruct"
+LARGE = "llama-3.1-70b-instruct"
+SMALL = "llama-3.1-8b-instruct"
 _TASK = "http://localhost:8000/v2/models/task_router_ensemble/infer"
 _DYNAMO = "${DYNAMO_API_BASE}"
-_DEAR = "cost: {input: 1, output: 10}"
-_CHEAP = "cost: {input: 0.1, output: 0.2}"
+DEAR = "cost: {input: 1, output: 10}"
+CHEAP = "cost: {input: 0.1, output: 0.2}"
 
 
-def _llm(name: str, model: str, keys: str, api_base: str = _DYNAMO) -> str:
+def llm(name: str, model: str, keys: str, api_base: str = _DYNAMO) -> str:
     return f"{{name: {name}, api_base: '{api_base}', model: {model}, {keys}}}"
 
 
-_CODE, _OTHER = _llm("Code Generation", _LARGE, _DEAR), _llm("Other", _SMALL, _CHEAP)
+_CODE, _OTHER = llm("Code Generation", LARGE, DEAR), llm("Other", SMALL, CHEAP)
 
 
 def _gone() -> str:
-    return _llm("Code Generation", "gone", "fallbacks: [Other]", f"http://127.0.0.1:{free_port()}")
+    return llm("Code Generation", "gone", "fallbacks: [Other]", f"http://127.0.0.1:{free_port()}")
 
 
-def _policy(name: str, *llms: str) -> str:
+def policy(name: str, *llms: str) -> str:
     return f"  - {{name: {name}, url: '{_TASK}', timeout_ms: 30000, llms: [{', '.join(llms)}]}}\n"
 
 
@@ -66,11 +66,9 @@ def test_tokens_and_cost(start_gateway: StartGateway) -> None:
     gateway = start_gateway(
         WITHOUT_CACHE
         + "policies:\n"
-        + _policy("code", _CODE, _OTHER)
-        + _policy(
-            "code_to_small", _CODE.replace("Code Generation", "Other"), _OTHER.replace("Other", "Code Generation")
-        )
-        + _policy("falls_back", _gone(), _OTHER)
+        + policy("code", _CODE, _OTHER)
+        + policy("code_to_small", _CODE.replace("Code Generation", "Other"), _OTHER.replace("Other", "Code Generation"))
+        + policy("falls_back", _gone(), _OTHER)
     )
     whole = _ask(gateway, model="code")
     prompt = whole["input_tokens"]
@@ -85,7 +83,7 @@ def test_tokens_and_cost(start_gateway: StartGateway) -> None:
     assert small["cost_at_strongest"] == whole["cost"]
     chosen = _ask(gateway, router={"policy": "code", "routing_strategy": "manual", "model": "Other"})
     assert chosen["cost"] == chosen["cost_at_strongest"] == small["cost"]
-    passed = _ask(gateway, model=_SMALL)
+    passed = _ask(gateway, model=SMALL)
     assert passed["reason"] == "passthrough" and passed["policy"] is None
     assert passed["input_tokens"] == prompt and passed["cost"] == passed["cost_at_strongest"] == small["cost"]
     fallen = _ask(gateway, model="falls_back")
@@ -95,11 +93,11 @@ def test_tokens_and_cost(start_gateway: StartGateway) -> None:
     def counted(name: str, **labels: str) -> float:
         return metric(gateway.url, f"llm_router_{name}", **labels)
 
-    assert counted("tokens_total", policy="code", model=_LARGE, type="input") == 2 * prompt
-    assert counted("tokens_total", policy="code", model=_LARGE, type="output") == 2 * 4
-    assert counted("tokens_total", policy="", model=_SMALL, type="output") == 4
-    assert counted("usage_missing_total", policy="code", model=_LARGE) == counted("usage_missing_total") == 1
-    assert counted("cost_total", policy="code", model=_LARGE) == pytest.approx(2 * whole["cost"])
+    assert counted("tokens_total", policy="code", model=LARGE, type="input") == 2 * prompt
+    assert counted("tokens_total", policy="code", model=LARGE, type="output") == 2 * 4
+    assert counted("tokens_total", policy="", model=SMALL, type="output") == 4
+    assert counted("usage_missing_total", policy="code", model=LARGE) == counted("usage_missing_total") == 1
+    assert counted("cost_total", policy="code", model=LARGE) == pytest.approx(2 * whole["cost"])
     assert counted("cost_total", policy="code_to_small") == pytest.approx(small["cost"])
     assert counted("cost_at_strongest_total", policy="code_to_small") == pytest.approx(whole["cost"])
     assert (
@@ -107,7 +105,7 @@ def test_tokens_and_cost(start_gateway: StartGateway) -> None:
     )
     assert counted("classifier_tokens_total", policy="code", part="read") == 4 * whole["tokens_read"]
     assert counted("classifier_tokens_total", policy="code", part="cut") == 0
-    assert counted("upstream_seconds_count", model=_LARGE) == 3
+    assert counted("upstream_seconds_count", model=LARGE) == 3
 
 
 def test_cut_prompts(gateway: Gateway) -> None:
@@ -127,10 +125,10 @@ def test_cut_prompts(gateway: Gateway) -> None:
 
 def test_the_blueprints_names(start_gateway: StartGateway) -> None:
     """Its metrics count what they do there, an llm by its name in the policy."""
-    gateway = start_gateway(WITHOUT_CACHE + "policies:\n" + _policy("code", _CODE, _OTHER) + _policy("broken", _gone()))
+    gateway = start_gateway(WITHOUT_CACHE + "policies:\n" + policy("code", _CODE, _OTHER) + policy("broken", _gone()))
     line = _ask(gateway, model="code")
     _ask(gateway, router={"policy": "code", "routing_strategy": "manual", "model": "Other"})
-    _ask(gateway, path="/completions", model=_SMALL)
+    _ask(gateway, path="/completions", model=SMALL)
     _ask(gateway, 404, model="no-such-model")
     _ask(gateway, 404, router={"policy": "nobody"})
     _ask(gateway, 502, model="broken")
@@ -169,7 +167,7 @@ def _stopped(pid: int) -> Iterator[None]:
 
 def test_right_with_several_workers(start_gateway: StartGateway) -> None:
     """What each of two workers counted is in the sum, and stays there when one of them is no more."""
-    gateway = start_gateway("policies:\n" + _policy("code", _CODE, _OTHER), arguments=["--workers", "2"])
+    gateway = start_gateway("policies:\n" + policy("code", _CODE, _OTHER), arguments=["--workers", "2"])
     workers: set[int] = set()
 
     def both_ran() -> bool:
@@ -199,7 +197,7 @@ def test_price() -> None:
 
 def test_the_strongest_model(tmp_path: Path) -> None:
     """Of a classification policy the dearest to answer, of a RouteLLM policy the one that it names; or none."""
-    text = "policies:\n" + _policy("code", _CODE, _OTHER) + _policy("free", _gone())
+    text = "policies:\n" + policy("code", _CODE, _OTHER) + policy("free", _gone())
     text += "  - {name: pair, type: routellm, threshold: 0.1, strong: {api_base: 'http://x', model: a, %s}, "
     text += "weak: {api_base: 'http://x', model: b, cost: {input: 9, output: 9}}}\n"
     file = tmp_path / "config.yaml"
