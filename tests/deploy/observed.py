@@ -43,6 +43,18 @@ def metrics_in(text: str) -> set[str]:
     return {name.removesuffix("_bucket") for name in re.findall(r"(?<!\w)([a-z]\w+)\{", text)} - {"up"}
 
 
+def queries(dashboard: Dashboard) -> Iterator[str]:
+    """Of each panel, with the variables in place."""
+    return (with_variables(target["expr"]) for panel in panels(dashboard) for target in panel["targets"])
+
+
+def with_variables(expr: str) -> str:
+    """The expression as Grafana sends it."""
+    for name, value in _VARIABLES.items():
+        expr = expr.replace(name, value)
+    return expr
+
+
 @dataclass(frozen=True)
 class Empty:
     """A panel's query that returned nothing that can be drawn."""
@@ -57,8 +69,6 @@ def empty_queries(dashboard: Dashboard, ask: Callable[[str], list[float]]) -> It
     nothing ever happened does not count."""
     for panel in panels(dashboard):
         for target in panel["targets"]:
-            expr, _, _ = target["expr"].partition(" or on() ")
-            for name, value in _VARIABLES.items():
-                expr = expr.replace(name, value)
+            expr, _, _ = with_variables(target["expr"]).partition(" or on() ")
             if not any(map(math.isfinite, ask(expr))):
                 yield Empty(dashboard["uid"], panel["title"], expr)

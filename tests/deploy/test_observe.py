@@ -15,7 +15,7 @@ import yaml
 from scripts.observing import dashboards
 from scripts.observing.panels import WIDTH
 from tests.deploy.chart import CHART, ROOT, only, refusal, rendered
-from tests.deploy.observed import DASHBOARDS, PROMETHEUS, RULES, Dashboard, known_metrics, metrics_in, panels
+from tests.deploy.observed import DASHBOARDS, PROMETHEUS, RULES, Dashboard, known_metrics, metrics_in, panels, queries
 
 HERE = Path(__file__).parent
 CASES = ("alerts.yaml", "no_decisions.yaml", "drift.yaml")
@@ -70,6 +70,15 @@ def test_a_dashboard_is_well_formed(dashboard: Dashboard) -> None:
 
 def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
     return ((place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"]))
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda each: each["uid"])
+def test_queries_are_promql(dashboard: Dashboard, promtool: str, tmp_path: Path) -> None:
+    """Prometheus can read each, with what Grafana puts into it: as recording rules, which promtool reads."""
+    rules = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(queries(dashboard))]
+    groups = {"groups": [{"name": "panels", "rules": rules}]}
+    (tmp_path / "panels.yaml").write_text(yaml.safe_dump(groups))
+    assert f"SUCCESS: {len(rules)} rules found" in _run(promtool, "check", "rules", tmp_path / "panels.yaml")
 
 
 def test_the_chart_brings_both_dashboards() -> None:
