@@ -33,8 +33,7 @@ _LOOK_AT = {
     "llm_router_routellm_threshold": "how far the traffic has moved it from the configuration's",
     "llm_router_routellm_strong_share": "beside `target_strong_share`",
     "llm_router_classifier_tokens_total": "`cut` beside `read`: how much of the prompts decides nothing",
-    "llm_router_prompts_cut_total": "when many are, whether head and tail say what a prompt is: `scripts/evaluate` has "
-    "a slice for it",
+    "llm_router_prompts_cut_total": "when many are: whether head and tail say what these prompts are",
     "llm_router_tokens_total": "what each model has to do",
     "llm_router_usage_missing_total": "their tokens and cost are in no other metric: ask clients for "
     "`stream_options.include_usage`",
