@@ -328,14 +328,14 @@ def _latency() -> Sequence[Panel]:
         Panel(
             "First byte",
             "From a request's arrival to the first byte of its answer, by path.",
-            quantiles("llm_router_first_byte_seconds", by="path"),
+            quantiles("llm_router_first_byte_seconds", _API, by="path"),
             "s",
             width=12,
         ),
         Panel(
             "Whole answer",
             "From a request's arrival to the last byte of its answer, by path; of streams, to their end.",
-            quantiles("llm_router_request_seconds", by="path"),
+            quantiles("llm_router_request_seconds", _API, by="path"),
             "s",
             width=12,
         ),
@@ -468,8 +468,11 @@ def _triton() -> Sequence[Panel]:
         ),
         Panel(
             "Failures",
-            "By model and reason. CANCELED: the client has left, or the decision's deadline passed.",
-            [Query(rate(failure, by="model, reason"), "{{model}} {{reason}}")],
+            "By model, and those that were cancelled: the client has left, or the decision's deadline passed.",
+            [
+                Query(rate(failure, 'reason!="CANCELED"', by="model"), "{{model}}"),
+                Query(rate(failure, 'reason="CANCELED"'), "cancelled"),
+            ],
             "reqps",
             width=12,
         ),

@@ -64,10 +64,10 @@ def quantile(share: float, metric: str, *matchers: str, by: str = "") -> str:
     return f"histogram_quantile({share}, {rate(f'{metric}_bucket', *matchers, by=f'{by}, le' if by else 'le')})"
 
 
-def quantiles(metric: str, by: str = "") -> list[Query]:
+def quantiles(metric: str, *matchers: str, by: str = "") -> list[Query]:
     """The median and the 95th percentile, of each value of the label `by`."""
     name = f"{{{{{by}}}}} " if by else ""
-    return [Query(quantile(share, metric, by=by), f"{name}p{share * 100:.0f}") for share in (0.5, 0.95)]
+    return [Query(quantile(share, metric, *matchers, by=by), f"{name}p{share * 100:.0f}") for share in (0.5, 0.95)]
 
 
 def ratio(part: str, whole: str) -> str:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,18 @@ from gateway.traffic import seen, take_snapshot
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import Process, ask, free_port, wait_until
 from scripts.local.triton import Triton
-from tests.conftest import MODELS, running_gateway
-from tests.deploy.observed import DASHBOARDS, PROMETHEUS, RULES, Empty, empty_queries, known_metrics, metrics_in
+from tests.conftest import DEFAULT_CONFIG, MODELS, StartGateway, running_gateway
+from tests.deploy.observed import (
+    DASHBOARDS,
+    PROMETHEUS,
+    RULES,
+    Empty,
+    empty_queries,
+    known_metrics,
+    metrics_in,
+    panels,
+    with_variables,
+)
 from tests.gateway.client import Gateway, chat, eventually
 
 pytestmark = pytest.mark.rare  # Prometheus has to look twice
@@ -61,30 +72,39 @@ def observed(
     request: pytest.FixtureRequest, triton: Triton, dynamo: DemoDynamo, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Prometheus, Gateway]]:
     """A gateway that has had requests of all kinds, and the Prometheus that watched them."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is missing: Debian's package of that name has it, and .ci/run installs it")
     folder = tmp_path_factory.mktemp("observed")
     rows = [seen("Code Generation", 0.9, 10, "en"), seen("Chatbot", 0.4, 100, "de")]
     (folder / "snapshot.json").write_text(take_snapshot(rows, None).model_dump_json())
     (folder / "config.yaml").write_text(_config(folder / "snapshot.json"))
     environ = {"DYNAMO_API_BASE": dynamo.url, "TRITON_GRPC_URL": triton.grpc_url, "GATEWAY_API_KEYS": f"team:{_KEY}"}
-    with running_gateway(folder / "config.yaml", folder, True, request.param, None, **environ) as gateway:
-        port = free_port()
-        configuration = _prometheus_configuration(folder, gateway, triton, dynamo)
-        command = [program, f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'tsdb'}"]
-        command += [f"--web.listen-address=127.0.0.1:{port}"]
-        prometheus = Prometheus(f"http://127.0.0.1:{port}")
-        process = Process("prometheus", command, {}, folder / "prometheus.log")
-        try:
-            wait_until(lambda: ask(f"{prometheus.url}/-/ready", 5)[0] == 200, process, 60)
-            # A rate takes a look between two rounds, and one after them.
-            for number in range(2):
-                _send_all_kinds(gateway, number)
-                _look(prometheus)
-            yield prometheus, gateway
-        finally:
-            process.stop()
+    with (
+        running_gateway(folder / "config.yaml", folder, True, request.param, None, **environ) as gateway,
+        _running_prometheus(folder, gateway, triton, dynamo) as prometheus,
+    ):
+        # A rate takes a look between two rounds, and one after them.
+        for number in range(2):
+            _send_all_kinds(gateway, number)
+            _look(prometheus)
+        yield prometheus, gateway
+
+
+@contextmanager
+def _running_prometheus(folder: Path, gateway: Gateway, triton: Triton, dynamo: DemoDynamo) -> Iterator[Prometheus]:
+    """On loopback, with its data in `folder`."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is missing: Debian's package of that name has it, and .ci/run installs it")
+    port = free_port()
+    configuration = _prometheus_configuration(folder, gateway, triton, dynamo)
+    command = [program, f"--config.file={configuration}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    command += [f"--web.listen-address=127.0.0.1:{port}"]
+    prometheus = Prometheus(f"http://127.0.0.1:{port}")
+    process = Process("prometheus", command, {}, folder / "prometheus.log")
+    try:
+        wait_until(lambda: ask(f"{prometheus.url}/-/ready", 5)[0] == 200, process, 60)
+        yield prometheus
+    finally:
+        process.stop()
 
 
 def _config(snapshot: Path) -> str:
@@ -165,14 +185,15 @@ def _send_all_kinds(gateway: Gateway, number: int) -> None:
     post(200, "no_llm_for_label", "Summarise the plot of Hamlet in two sentences.", model="tasks")
     post(200, "low_confidence", code, model="unsure")
     post(200, "target_unavailable", code, model="gone")
-    post(200, "triton_unavailable", code, model="undecided")
     for prompt in ("What is 2 + 2?", "Explain quantum entanglement in detail with mathematical formulations"):
         post(200, "decided", prompt, model="pair")
     post(200, "manual", code, **{"nim-llm-router": {"routing_strategy": "manual", "model": "Unknown"}})
     post(200, "passthrough", code, model=_SMALL)
     post(404, None, code, **{"nim-llm-router": {"policy": "no such policy"}})
     manual = {"policy": "gone", "routing_strategy": "manual", "model": "Chatbot"}
-    post(502, None, code, **{"nim-llm-router": manual})
+    for _ in range(3):  # of these so many that alerts stir, wherever a look falls between the requests
+        post(502, None, code, **{"nim-llm-router": manual})
+        post(200, "triton_unavailable", code, model="undecided")
 
 
 def _look(prometheus: Prometheus) -> None:
@@ -187,6 +208,29 @@ def test_every_panel_has_data(observed: tuple[Prometheus, Gateway]) -> None:
     assert [empty for dashboard in DASHBOARDS for empty in empty_queries(dashboard, prometheus.query)] == []
 
 
+def test_only_what_is_not_configured_is_empty(
+    start_gateway: StartGateway, triton: Triton, dynamo: DemoDynamo, tmp_path: Path
+) -> None:
+    """With the default configuration, and requests that all went well: what never happened is 0."""
+    gateway = start_gateway(DEFAULT_CONFIG.read_text())
+    with _running_prometheus(tmp_path, gateway, triton, dynamo) as prometheus:
+        for number in range(2):
+            for prompt in ("Write a Python function to sort a list", "Write a Python function to sort a list"):
+                gateway.post(_CHAT, chat(f"{prompt} {number}"))
+            _look(prometheus)
+        empty = {
+            panel["title"]
+            for dashboard in DASHBOARDS
+            for panel in panels(dashboard)
+            for target in panel["targets"]
+            if not prometheus.query(with_variables(target["expr"]))
+        }
+    snapshots = {"Distance of a day's traffic from its snapshot", "Confidence, beside its snapshot"}
+    routellm = {"Strong share", "Threshold of the win rate"}
+    costs = {"Saved", "Spent and saved in the time shown", "Spent an hour", "Saved an hour"}
+    assert empty == snapshots | routellm | costs | {"With the strongest model, an hour"}
+
+
 def test_a_wrong_panel_is_found(observed: tuple[Prometheus, Gateway]) -> None:
     """One whose metric does not exist, or whose label is never there."""
     prometheus, _ = observed
@@ -197,21 +241,22 @@ def test_a_wrong_panel_is_found(observed: tuple[Prometheus, Gateway]) -> None:
 
 
 def test_rules_are_evaluated(observed: tuple[Prometheus, Gateway]) -> None:
-    """All are healthy; those for what does not happen here do not stir, one for what does happen is about to fire."""
+    """All are healthy; those for what happens here are about to fire, those for what does not are not."""
     prometheus, _ = observed
-    rules: list[dict[str, Any]] = []
+    happening = {"LlmRouterErrors", "LlmRouterFallbacks", "LlmRouterTargetNotEligible"}
 
-    def evaluated() -> bool:
+    def rules() -> list[dict[str, Any]]:
         (group,) = prometheus.get("/api/v1/rules")["groups"]
-        rules[:] = group["rules"]
-        return all(rule["health"] != "unknown" for rule in rules)
+        found: list[dict[str, Any]] = group["rules"]
+        return found
 
-    assert eventually(evaluated)
-    assert {rule["health"] for rule in rules} == {"ok"}, rules
-    assert len(rules) == RULES.read_text().count("- alert:")
-    stirring = {rule["name"] for rule in rules if rule["state"] != "inactive"}
-    assert {"LlmRouterErrors", "LlmRouterFallbacks", "LlmRouterTargetNotEligible"} <= stirring
-    assert not stirring & {"LlmRouterGatewayDown", "LlmRouterConfigurationRefused", "LlmRouterNearlyFull"}
+    def stirring() -> set[str]:
+        return {rule["name"] for rule in rules() if rule["state"] != "inactive"}
+
+    assert eventually(lambda: happening <= stirring(), 30), rules()
+    assert {rule["health"] for rule in rules()} == {"ok"}, rules()
+    assert len(rules()) == RULES.read_text().count("- alert:")
+    assert not stirring() & {"LlmRouterGatewayDown", "LlmRouterConfigurationRefused", "LlmRouterNearlyFull"}
 
 
 def test_promtool_takes_the_metrics(observed: tuple[Prometheus, Gateway]) -> None:
