@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ class Scripted:
     status: int = 503
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b'{"error": {"message": "busy"}}'
+    pieces: list[bytes] | None = None
+    """A POST's answer as chunks, sent one after the other in place of `body`."""
     models: list[str] | None = None
     """What it lists; None: it lists nothing, but answers as to a POST."""
     received: list[dict[str, Any]] = field(default_factory=list)
@@ -41,6 +44,7 @@ def scripted_upstream(**answer: Any) -> Iterator[Scripted]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             if script.models is None:
@@ -52,7 +56,20 @@ def scripted_upstream(**answer: Any) -> Iterator[Scripted]:
         def do_POST(self) -> None:
             script.authorizations.append(self.headers.get("authorization", ""))
             script.received.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self._answer(script.status, script.headers, script.body)
+            if script.pieces is None:
+                self._answer(script.status, script.headers, script.body)
+            else:
+                self._answer_in(script.pieces, script.headers)
+
+        def _answer_in(self, pieces: list[bytes], headers: dict[str, str]) -> None:
+            self.send_response(200)
+            for name, value in {**headers, "transfer-encoding": "chunked"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            for piece in filter(None, pieces):  # an empty chunk would be the end
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                time.sleep(0.001)  # else the kernel puts them together
+            self.wfile.write(b"0\r\n\r\n")
 
         def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
             self.send_response(status)

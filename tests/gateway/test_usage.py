@@ -7,11 +7,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.observe.usage import MAX_BODY_BYTES, MAX_EVENT_BYTES, Usage, UsageReader
-from tests.gateway.client import Gateway
+from tests.conftest import DEFAULT_CONFIG, StartGateway
+from tests.gateway.client import Gateway, eventually
+from tests.gateway.scripted import scripted_upstream
 
 _PROMPT = "Write a Python function to sort a list"
 _STREAM = {"stream": True, "stream_options": {"include_usage": True}}
@@ -74,6 +76,30 @@ def test_streams_count_as_whole_answers_do(gateway: Gateway, path: str, fields: 
     stream()
     body()
     assert read(True, *(bytes([byte]) for byte in streamed)) == expected
+
+
+def test_a_gateway_counts_what_comes_in_any_pieces(gateway: Gateway, start_gateway: StartGateway) -> None:
+    """Dynamo's stream, sent on in chunks that are cut anywhere, arrives byte for byte, and its tokens are those of the
+    whole answer."""
+    path, fields = _REQUESTS[0]
+    whole, streamed = _answers(gateway.url, path, json.dumps({"model": "auto", **fields}))
+    expected = read(False, whole)
+    assert expected is not None
+    with scripted_upstream(status=404, headers={"content-type": "text/event-stream"}) as upstream:
+        cutting = start_gateway(DEFAULT_CONFIG.read_text(), DYNAMO_API_BASE=upstream.url)
+
+        @settings(max_examples=25, deadline=None)
+        @given(st.lists(st.integers(0, len(streamed)), max_size=12))
+        def sent_on(places: list[int]) -> None:
+            upstream.pieces = cut(streamed, places)
+            answer = cutting.post(path, {"model": "any", **fields, "stream": True})
+            assert answer.content == streamed
+            request_id = answer.headers["x-request-id"]
+            assert eventually(lambda: bool(cutting.request_lines(request_id)))
+            (line,) = cutting.request_lines(request_id)
+            assert (line["input_tokens"], line["output_tokens"]) == (expected.input_tokens, expected.output_tokens)
+
+        sent_on()
 
 
 @given(st.lists(st.integers(0, 1000), max_size=40), st.sampled_from([b"\n", b"\r\n", b"\r"]))
