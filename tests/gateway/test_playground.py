@@ -10,6 +10,8 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, FloatRect, Locator, Page, expect
 
+from gateway.observe import playground
+from gateway.reasons import REASONS
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import free_port
 from scripts.local.triton import Triton
@@ -368,6 +370,13 @@ def test_a_key_is_asked_for(start_gateway: StartGateway, browser: Browser, tmp_p
         gateway.process.stop()
         page.get_by_role("button", name="Send").click()
         expect(alert).to_contain_text("cannot be reached")
+
+
+def test_the_page_explains_every_reason() -> None:
+    """It has a sentence for each reason that the gateway gives, and for no other."""
+    script = (Path(str(playground.__file__)).parent / "script.js").read_text()
+    table = script.partition("const WHY = {")[2].partition("};")[0]
+    assert set(re.findall(r"^  (\w+): \"", table, re.MULTILINE)) == set(REASONS)
 
 
 def test_the_files_headers(gateway: Gateway) -> None:
