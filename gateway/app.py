@@ -24,6 +24,8 @@ from gateway.limit import LimitLoad
 from gateway.models import models, watch_models
 from gateway.observe.log import log_record
 from gateway.observe.metrics import Metrics
+from gateway.observe.playground import page
+from gateway.observe.recent import Recent
 from gateway.observe.record import RecordRequests
 from gateway.openapi import openapi
 from gateway.reload import watch_files
@@ -50,6 +52,7 @@ def create_app(
     what is for operators is on that port alone. With several `workers` it is one of them.
     """
     metrics = Metrics()
+    recent = Recent()
     access = Access(keys)
     drain = drain or Drain()
 
@@ -60,6 +63,7 @@ def create_app(
             beside.start_soon(watch_files, state, file, access)
             if workers > 1:
                 beside.start_soon(metrics.keep_shown, state)
+                beside.start_soon(recent.keep_written)
             yield {"router": state, "drain": drain}
             beside.cancel_scope.cancel()
 
@@ -74,17 +78,19 @@ def create_app(
         Route("/v1/route", chat.route, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
+        *page.routes(),
     ]
     management = [
         Route("/config", health.config, methods=["GET"]),
         Route("/metrics", metrics.endpoint, methods=["GET"]),
+        Route("/decisions", recent.endpoint, methods=["GET"]),
     ]
     app = Starlette(
         routes=[*ports.split(api, management, management_port), *probes],
         middleware=[
-            Middleware(RecordRequests, observers=[metrics.count, log_record]),
+            Middleware(RecordRequests, observers=[metrics.count, recent.note, log_record]),
             Middleware(RefuseAmbiguous),
-            Middleware(RequireKey, access=access),
+            Middleware(RequireKey, access=access, is_open=page.is_open),
             Middleware(LimitLoad),
             Middleware(CancelWhenGone),
         ],

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,19 +50,20 @@ class Access:
 
 
 class RequireKey:
-    """ASGI middleware: where there are keys, only requests with one of them go on, and health checks.
+    """ASGI middleware: where there are keys, only requests with one of them go on, health checks, and what `is_open`.
 
     `state.client` is the key's name then, and None without keys.
     """
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
+    def __init__(self, app: ASGIApp, access: Access, is_open: Callable[[Scope], bool]) -> None:
         self.app = app
         self.access = access
+        self.is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             client = None
-            if (keys := self.access.keys) is not None and scope["path"] not in OPEN_PATHS:
+            if (keys := self.access.keys) is not None and scope["path"] not in OPEN_PATHS and not self.is_open(scope):
                 names = [keys.name_of(key) for key in _presented(Headers(scope=scope))]
                 client = next(filter(None, names), None)
                 if client is None:

@@ -63,7 +63,7 @@ def _add_server_options(serve: argparse.ArgumentParser) -> None:
         "--management-port",
         type=port_number,
         metavar="PORT",
-        help="port of its own for /config and /metrics (default: they are on --port)",
+        help="port of its own for /config, /metrics and /decisions (default: they are on --port)",
     )
     add("--management-host", default="127.0.0.1", metavar="HOST", help="its address (default: %(default)s)")
     add("--tls-cert", type=Path, metavar="FILE", help="certificate chain in PEM: serve HTTPS, on both ports")

@@ -381,6 +381,7 @@ class Settings(BaseModel):
         default=10_000, ge=0, le=10_000_000, description="decisions remembered, by a hash of the prompt; 0: none"
     )
     cache_seconds: _Seconds = Field(default=300.0, description="how long a decision is remembered")
+    playground: bool = Field(default=True, description="whether `/` is a page to try the router in a browser")
 
 
 class File(BaseModel):

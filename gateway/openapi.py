@@ -95,8 +95,12 @@ PATHS: dict[str, dict[str, Any]] = {
     "/health": _get("200 while the process lives"),
     "/health/live": _get("200 while the process lives"),
     "/health/ready": _get("200 once Triton has made a decision and an upstream has answered", "503"),
+    "/": _get("the playground: a page to try the router in a browser", "404", content="text/html"),
+    "/playground.css": _get("its looks", "404", content="text/css"),
+    "/playground.js": _get("its script", "404", content="text/javascript"),
     "/config": _get("the configuration in force, keys redacted"),
     "/metrics": _get("Prometheus", content="text/plain"),
+    "/decisions": _get("the latest decisions and whom they chose how often: names and figures, no content"),
     "/openapi.json": _get("this document"),
 }
 

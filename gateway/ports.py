@@ -14,13 +14,14 @@ class PortRoute(Route):
 
     def __init__(self, route: Route, ports: Ports) -> None:
         super().__init__(route.path, route.endpoint, methods=list(route.methods or ()))
+        self.route = route
         self.ports = ports
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         server = scope.get("server")
         if not self.ports(server[1] if server else None):
             return Match.NONE, {}
-        return super().matches(scope)
+        return self.route.matches(scope)
 
 
 def split(api: Iterable[Route], management: Iterable[Route], management_port: int | None) -> Iterator[Route]:

@@ -8,12 +8,12 @@ from typing import Any, TextIO
 
 from gateway.observe.record import Record
 
-_QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+_QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/decisions"})
 _log = logging.getLogger("gateway.requests")
 
 
 def log_record(record: Record) -> None:
-    """Observer: writes the record, except for probes that went well."""
+    """Observer: writes the record, except for what is asked again and again and went well."""
     if record.path in _QUIET_PATHS and record.status == 200:
         return
     _log.info("request", extra={"fields": fields_of(record)})

@@ -39,4 +39,6 @@ def route_table(paths: Mapping[str, Mapping[str, Mapping[str, object]]]) -> str:
 def _default(value: object) -> str:
     if value is PydanticUndefined:
         return "required"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"  # as YAML has it
     return f"`{value}`" if value not in (None, "", ()) and str(value) else ""

@@ -40,7 +40,7 @@ _FAILURES_UNTIL_RESTART = 3
 _READY_SECONDS = 180.0
 _NO_UPSTREAM = "upstream_unavailable"
 _CURL = """\
-Try it:
+Try it{browser}:
 
   curl -i {url}/v1/chat/completions \\
     -H "Content-Type: application/json" \\
@@ -189,7 +189,8 @@ def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
     if _not_ready(url) == _NO_UPSTREAM:
         _say("gateway: no upstream has answered yet; until one does, /health/ready is a 503")
     _say(f"gateway: ready at {url} after {time.monotonic() - start:.0f} s; logs in {options.state}")
-    _say("\n" + _CURL.format(url=url, policy=config.default_policy.name))
+    browser = f" in a browser at {url}/, or here" if config.settings.playground else ""
+    _say("\n" + _CURL.format(browser=browser, url=url, policy=config.default_policy.name))
     _say("ready")
     _watch(triton, [*demo.processes, gateway])
 

@@ -801,7 +801,7 @@ def notes(name: str, *settings: str) -> str:
 RISKS = [
     (["serviceMonitor.enabled=true"], "networkPolicy.metricsFrom is empty"),
     (["serviceMonitor.enabled=true", "clientKeys.existingSecret=keys"], "bearerTokenSecret is empty"),
-    (["ingress.enabled=true"], "so are its /metrics and /config"),
+    (["ingress.enabled=true"], "so are its /metrics, /config and /decisions"),
     (
         ["routerServer.strategy.rollingUpdate.maxSurge=1", "routerServer.strategy.rollingUpdate.maxUnavailable=0"],
         "the rollout waits for ever",
@@ -809,6 +809,17 @@ RISKS = [
     (["routerServer.healthChecks.readinessProbe.httpGet.path=/v2/health/ready"], "readinessProbe asks Triton's own"),
     ([f"{POLICY}.name=p", f"{POLICY}.url=http://other:8000/v2/models/m/infer"], "policy p names a Triton of its own"),
 ]
+
+
+def test_the_notes_lead_to_the_playground() -> None:
+    """With `app.enabled` its Service goes to the gateway, whose `/` is the page, and the notes say how to open it."""
+    services = of_kind(rendered("defaults", "app.enabled=true", "app.service.port=9008"), "Service")
+    app, gateway = services["llm-router-app"]["spec"], services["llm-router-router-controller"]["spec"]
+    assert app["selector"] == gateway["selector"]
+    assert app["ports"] == [{"name": "http", "port": 9008, "targetPort": "http", "protocol": "TCP"}]
+    said = notes("defaults", "app.enabled=true", "app.service.port=9008")
+    assert "port-forward service/llm-router-app 9008" in said and "http://localhost:9008/" in said
+    assert "playground" not in notes("defaults")
 
 
 def test_the_notes_say_what_has_no_effect() -> None:

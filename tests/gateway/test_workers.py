@@ -57,21 +57,33 @@ def _served(gateway: Gateway) -> float:
     return next((float(line.split()[-1]) for line in lines if line.startswith(_SERVED)), 0.0)
 
 
+def _kept(gateway: Gateway, workers: list[int]) -> list[int]:
+    """How many decisions each of two workers says that all have made lately."""
+    kept = []
+    for idle in workers:
+        with _stopped(idle):
+            kept.append(gateway.get("/decisions").json()["kept"])
+    return kept
+
+
 def test_all_workers_serve_and_are_summed(gateway: Gateway) -> None:
-    """Each worker answers by itself; either one's `/metrics` has the sum of both, and bounds of all are those told."""
+    """Each worker answers by itself; either one's `/metrics` has the sum of both, and bounds of all are those told;
+    either one's `/decisions` has those of both."""
     workers = _workers(gateway)
     _route_by_each(gateway, workers, 10)
     for idle in workers:
         with _stopped(idle):
             assert _served(gateway) == 20
             text = gateway.get("/metrics").text
+    assert eventually(lambda: _kept(gateway, workers) == [20, 20])
     assert "\nllm_router_max_requests 2048.0\n" in text
     assert "\nllm_router_decision_cache_capacity 20000.0\n" in text  # each has one
     assert "\nllm_router_config_in_force 1.0\n" in text
 
 
 def test_a_worker_that_dies_is_replaced(gateway: Gateway) -> None:
-    """A killed worker is replaced by one that serves, and nothing that it counted is lost, nor counted twice."""
+    """A killed worker is replaced by one that serves, and nothing that it counted is lost, nor counted twice; its
+    latest decisions are shown no more."""
     first, second = _workers(gateway)
     _route_by_each(gateway, [first, second], 5)
     os.kill(first, signal.SIGKILL)
@@ -79,6 +91,7 @@ def test_a_worker_that_dies_is_replaced(gateway: Gateway) -> None:
     _, _, third = _workers(gateway)
     _route_by_each(gateway, [second, third], 5)
     assert _served(gateway) == 20
+    assert eventually(lambda: _kept(gateway, [second, third]) == [15, 15])
     (died,) = (line for line in gateway.log_lines() if line["event"] == "a worker died")
     assert died["exit_code"] == -signal.SIGKILL
 

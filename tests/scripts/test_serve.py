@@ -63,6 +63,8 @@ def test_serve_heals_a_dead_stub_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     with _serving(tmp_path) as (process, url):
         printed = _printed(process)
         assert "Triton: ready" in printed and "demo Dynamo: ready" in printed and "gateway: ready" in printed
+        assert f"Try it in a browser at {url}/, or here:" in printed
+        assert "<title>LLM router playground</title>" in httpx2.get(f"{url}/").text
         curl = printed[printed.index("curl ") : printed.index("\nready\n")].replace("\\\n", " ")
         answer = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, check=True).stdout
         assert "x-chosen-classifier: Code Generation" in answer

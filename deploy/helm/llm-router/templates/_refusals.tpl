@@ -97,9 +97,6 @@
 - {{ printf "app.%s has no effect: the playground is a page of the gateway, without pods of its own." . | quote }}
 {{- end }}
 {{- end }}
-{{- if .Values.app.enabled }}
-- "app.enabled made a Service for the playground; the page itself (the gateway's /) comes with a later version."
-{{- end }}
 {{- if hasKey .Values.routerController.config "logLevel" }}
 - "routerController.config.logLevel has no effect: the gateway writes one line of JSON for each request."
 {{- end }}
@@ -138,7 +135,7 @@
 {{- $routes := and .Values.openshift.enabled .Values.openshift.routes.enabled }}
 {{- $exposed := or .Values.ingress.enabled .Values.httpRoute.enabled $routes (ne $gateway.service.type "ClusterIP") }}
 {{- if and $exposed $gateway.enabled (not .Values.clientKeys.existingSecret) (not $gateway.managementPort) }}
-- "the gateway is reached from outside, and so are its /metrics and /config: set clientKeys.existingSecret, or routerController.managementPort to serve them apart."
+- "the gateway is reached from outside, and so are its /metrics, /config and /decisions: set clientKeys.existingSecret, or routerController.managementPort to serve them apart."
 {{- end }}
 {{- if and .Values.httpRoute.enabled (not $gateway.enabled) }}
 - "httpRoute has no effect: routerController is not enabled."
