@@ -1,7 +1,8 @@
 """The application: every route, handler and client in one place."""
 
+import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TypedDict
 
@@ -24,7 +25,8 @@ from gateway.limit import LimitLoad
 from gateway.models import models, watch_models
 from gateway.observe.log import log_record
 from gateway.observe.metrics import Metrics
-from gateway.observe.record import RecordRequests
+from gateway.observe.record import Observer, RecordRequests
+from gateway.observe.traces import load_tracing
 from gateway.openapi import openapi
 from gateway.reload import watch_files
 from gateway.state import State, open_state
@@ -50,12 +52,17 @@ def create_app(
     what is for operators is on that port alone. With several `workers` it is one of them.
     """
     metrics = Metrics()
+    tracing = load_tracing(os.environ)
     access = Access(keys)
     drain = drain or Drain()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_LifespanState]:
-        async with open_state(config, workers) as state, anyio.create_task_group() as beside:
+        async with (
+            aclosing(tracing) if tracing else nullcontext(),
+            open_state(config, workers, tracing.hooks if tracing else None) as state,
+            anyio.create_task_group() as beside,
+        ):
             beside.start_soon(watch_models, state)
             beside.start_soon(watch_files, state, file, access)
             if workers > 1:
@@ -80,10 +87,12 @@ def create_app(
         Route("/config", health.config, methods=["GET"]),
         Route("/metrics", metrics.endpoint, methods=["GET"]),
     ]
+    observers: list[Observer] = [metrics.count, log_record, *([tracing.describe] if tracing else [])]
     app = Starlette(
         routes=[*ports.split(api, management, management_port), *probes],
         middleware=[
-            Middleware(RecordRequests, observers=[metrics.count, log_record]),
+            *([tracing.middleware] if tracing else []),
+            Middleware(RecordRequests, observers=observers),
             Middleware(RefuseAmbiguous),
             Middleware(RequireKey, access=access),
             Middleware(LimitLoad),

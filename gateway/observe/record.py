@@ -36,6 +36,8 @@ class Record:
     routed: Routed | None
     client: str | None
     """The name of the key that let it in; None without one."""
+    trace_id: str | None = None
+    """Of its trace, in hex; None when there are no traces."""
 
 
 Observer = Callable[[Record], None]
@@ -119,6 +121,7 @@ class _Watched:
             bytes_out=self._bytes_out,
             routed=scope["state"].get("routed"),
             client=scope["state"].get("client"),
+            trace_id=scope["state"].get("trace_id"),
         )
 
 
