@@ -75,10 +75,9 @@ def create_app(
         Route("/health/live", health.health, methods=["GET"]),
         Route("/health/ready", health.ready, methods=["GET"]),
     ]
-    endpoints = (chat.CHAT, chat.COMPLETIONS, chat.RESPONSES, chat.MESSAGES, chat.EMBEDDINGS)
     api = [
-        *(Route(endpoint.path, chat.answering(endpoint), methods=["POST"]) for endpoint in endpoints),
-        Route("/completions", chat.alias, methods=["POST"]),
+        *(Route(endpoint.path, chat.answering(endpoint), methods=["POST"]) for endpoint in chat.ENDPOINTS),
+        Route(chat.ALIAS, chat.alias, methods=["POST"]),
         Route("/v1/route", chat.route, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),

@@ -54,6 +54,8 @@ COMPLETIONS = Endpoint("/v1/completions", "prompt", text_of_prompt)
 RESPONSES = Endpoint("/v1/responses", "input", text_of_input)
 MESSAGES = Endpoint("/v1/messages", "messages", text_of_messages)  # Anthropic's
 EMBEDDINGS = Endpoint("/v1/embeddings", "input", None)
+ENDPOINTS = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)
+ALIAS = "/completions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def answering(endpoint: Endpoint) -> Callable[[Request], Coroutine[Any, Any, Res
 
 
 async def alias(request: Request) -> Response:
-    """The blueprint's `/completions`: a chat when it has messages, a completion when it has a prompt."""
+    """The blueprint's ALIAS: a chat when it has messages, a completion when it has a prompt."""
     body = await _read_body(request)
     endpoint = COMPLETIONS if "prompt" in body.fields and "messages" not in body.fields else CHAT
     return await _answer(request, endpoint, body)

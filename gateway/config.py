@@ -163,7 +163,7 @@ class Upstream(BaseModel):
     cost: Cost | None = Field(
         default=None,
         description="what a million tokens cost, as in `{input: 0.5, output: 1.5}`: of prompts, and of answers; "
-        "estimates use it, and nothing is routed by it",
+        "metrics, the log and estimates use it, and nothing is routed by it",
     )
 
     def beside(self, model: str) -> Self:
@@ -475,6 +475,7 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
             _check_routellm(policy, f"policies[{index}]", faults, warnings)
         else:
             _check_llms(policy, f"policies[{index}]", faults, warnings)
+        warnings += _cost_warnings(policy, f"policies[{index}]")
     upstream = _variable(environ, "DYNAMO_API_BASE", _upstream_base, faults)
     triton_grpc_url = _variable(environ, "TRITON_GRPC_URL", _grpc_target, faults)
     upstream_ca_file = _variable(environ, "UPSTREAM_CA_FILE", _ca_file, faults)
@@ -678,6 +679,12 @@ def _check_routellm(policy: RouteLLMPolicy, place: str, faults: list[str], warni
             f"{place}.target_strong_share: moves the threshold, and 'input: first_user' needs a fixed one "
             "to keep a conversation on one model"
         )
+
+
+def _cost_warnings(policy: Policy | RouteLLMPolicy, place: str) -> Iterator[str]:
+    without = [name for name, upstream in policy.upstreams.items() if upstream.cost is None]
+    if 0 < len(without) < len(policy.upstreams):
+        yield f"{place}: policy {policy.name!r} has no cost for {', '.join(without)}: what they take is not counted"
 
 
 def _check_llms(policy: Policy, place: str, faults: list[str], warnings: list[str]) -> None:

@@ -51,6 +51,11 @@ def fields_of(record: Record) -> dict[str, Any]:
             "tokens_in_prompt": decision.tokens_in_prompt if decision else None,
             "prompt_cut": routed.prompt_cut,
             "checkpoint": decision.checkpoint if decision else None,
+            "upstream_ms": _ms(routed.upstream_seconds),
+            "input_tokens": record.usage.input_tokens if record.usage else None,
+            "output_tokens": record.usage.output_tokens if record.usage else None,
+            "cost": record.spent.cost if record.spent else None,
+            "cost_at_strongest": record.spent.at_strongest if record.spent else None,
         }
     return fields
 

@@ -1,7 +1,7 @@
 """Prometheus metrics. Labels are names out of the configuration and Triton's labels: never a client's text."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,9 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.chat import Routed
-from gateway.config import RouteLLMPolicy
 from gateway.observe import shared
-from gateway.observe.record import Record
+from gateway.observe.blueprint import BlueprintMetrics
+from gateway.observe.record import AS_MEANT, Record
+from gateway.observe.routellm import RouteLLMMetrics
+from gateway.observe.tokens import TokenMetrics
 from gateway.observe.traffic import TrafficMetrics
 from gateway.state import State
 from gateway.targets import Eligibility
@@ -24,106 +26,84 @@ _DECISION_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.
 # Answers take from tens of milliseconds (a short one's first byte) to minutes (a long one's last).
 _ANSWER_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
+"""The reasons of requests that a policy, or the client, had for that very model."""
+
 SHOW_SECONDS = 1.0
 """How old a worker's state may be in another one's answer."""
 
 
 class Metrics:
-    """The metrics of one application, in a registry of their own; `multiprocess_mode` is how workers' gauges add up."""
+    """The metrics of one application, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "llm_router_requests_total",
-            "Finished requests.",
-            ("path", "status", "outcome"),
-            registry=self.registry,
+        self._requests = self._counter("requests", "Finished requests.", "path", "status", "outcome")
+        self._clients = self._counter(
+            "client_requests", "Finished requests that a client key let in, by the key's name.", "client"
         )
-        self.clients = Counter(
-            "llm_router_client_requests_total",
-            "Finished requests that a client key let in, by the key's name.",
-            ("client",),
-            registry=self.registry,
+        self._routed = self._counter(
+            "routed", "Requests for which a model was chosen.", "policy", "label", "model", "reason"
         )
-        self.routed = Counter(
-            "llm_router_routed_total",
-            "Requests for which a model was chosen.",
-            ("policy", "label", "model", "reason"),
-            registry=self.registry,
+        self._fallbacks = self._counter(
+            "fallbacks", "Of them, those that the model of a decision did not answer, by reason.", "policy", "reason"
         )
-        self.routellm = Counter(
-            "llm_router_routellm_total",
-            "Decisions by RouteLLM's routers.",
-            ("policy", "router", "routed", "model"),
-            registry=self.registry,
+        self._decision_seconds = self._seconds(
+            "decision", "Time from asking Triton to its answer or failure.", _DECISION_BUCKETS, "policy"
         )
-        self.threshold = Gauge(
-            "llm_router_routellm_threshold",
-            "Of a policy that holds a share of strong calls: the last threshold.",
-            ("policy",),
-            multiprocess_mode="livemostrecent",
-            registry=self.registry,
+        self._upstream_seconds = self._seconds(
+            "upstream",
+            "Time from asking upstream to the head of the answer, other models' attempts included.",
+            _ANSWER_BUCKETS,
+            "model",
         )
-        self.strong_share = Gauge(
-            "llm_router_routellm_strong_share",
-            "Of a policy that holds it: the share of strong ones among its last thousand decisions.",
-            ("policy",),
-            multiprocess_mode="livemostrecent",
-            registry=self.registry,
+        self._first_byte_seconds = self._seconds(
+            "first_byte", "Time from a request's arrival to the first byte of its answer.", _ANSWER_BUCKETS, "path"
         )
-        self.decision_seconds = Histogram(
-            "llm_router_decision_seconds",
-            "Time from asking Triton to its answer or failure.",
-            ("policy",),
-            buckets=_DECISION_BUCKETS,
-            registry=self.registry,
+        self._request_seconds = self._seconds(
+            "request", "Time from a request's arrival to the last byte of its answer.", _ANSWER_BUCKETS, "path"
         )
-        self.first_byte_seconds = Histogram(
-            "llm_router_first_byte_seconds",
-            "Time from a request's arrival to the first byte of its answer.",
-            ("path",),
-            buckets=_ANSWER_BUCKETS,
-            registry=self.registry,
-        )
-        self.request_seconds = Histogram(
-            "llm_router_request_seconds",
-            "Time from a request's arrival to the last byte of its answer.",
-            ("path",),
-            buckets=_ANSWER_BUCKETS,
-            registry=self.registry,
-        )
-        self._state = _StateMetrics(self.registry)
+        self._routellm = RouteLLMMetrics(self.registry)
+        self._tokens = TokenMetrics(self.registry)
         self._traffic = TrafficMetrics(self.registry)
+        self._blueprint = BlueprintMetrics(self.registry)
+        self._state = _StateMetrics(self.registry)
 
     def count(self, record: Record) -> None:
         """Observer."""
-        self.requests.labels(record.path, str(record.status), record.outcome).inc()
-        self.request_seconds.labels(record.path).observe(record.seconds)
+        self._blueprint.count(record)
+        self._requests.labels(record.path, str(record.status), record.outcome).inc()
+        self._request_seconds.labels(record.path).observe(record.seconds)
         if record.client is not None:
-            self.clients.labels(record.client).inc()
+            self._clients.labels(record.client).inc()
         if record.first_byte_seconds is not None:
-            self.first_byte_seconds.labels(record.path).observe(record.first_byte_seconds)
-        if (routed := record.routed) is None:
-            return
+            self._first_byte_seconds.labels(record.path).observe(record.first_byte_seconds)
+        if record.routed is not None:
+            self._count_routed(record, record.routed)
+
+    def _count_routed(self, record: Record, routed: Routed) -> None:
         selection = routed.selection
         policy = routed.policy.name if routed.policy else ""
-        # A model that the client named itself could be anything.
-        model = "" if selection.reason == "passthrough" else selection.target.model
-        self.routed.labels(policy, selection.label or "", model, selection.reason).inc()
-        self._count_routellm(routed)
+        # A model that no llm has could be anything that a client made up.
+        model = selection.target.model if selection.target.name else ""
+        self._routed.labels(policy, selection.label or "", model, selection.reason).inc()
+        if selection.reason not in AS_MEANT:
+            self._fallbacks.labels(policy, selection.reason).inc()
+        if routed.decision_seconds is not None:
+            self._decision_seconds.labels(policy).observe(routed.decision_seconds)
+        if routed.upstream_seconds is not None:
+            self._upstream_seconds.labels(model).observe(routed.upstream_seconds)
         if routed.traffic is not None:
             self._traffic.count(policy, routed.traffic)
-        if routed.decision_seconds is not None:
-            self.decision_seconds.labels(policy).observe(routed.decision_seconds)
+        self._routellm.count(routed)
+        self._tokens.count(record, policy, model)
 
-    def _count_routellm(self, routed: Routed) -> None:
-        policy, selection = routed.policy, routed.selection
-        if not isinstance(policy, RouteLLMPolicy) or selection.threshold is None:
-            return  # not one of theirs, or nothing was decided
-        self.routellm.labels(policy.name, policy.router, selection.label, selection.target.model).inc()
-        if routed.strong_share is not None:
-            self.threshold.labels(policy.name).set(selection.threshold)
-            self.strong_share.labels(policy.name).set(routed.strong_share)
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return shared.quick(Counter(f"llm_router_{name}", documentation, labels, registry=self.registry))
+
+    def _seconds(self, name: str, documentation: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return shared.quick(
+            Histogram(f"llm_router_{name}_seconds", documentation, labels, buckets=buckets, registry=self.registry)
+        )
 
     async def endpoint(self, request: Request) -> Response:
         """`GET /metrics`."""

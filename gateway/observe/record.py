@@ -13,8 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.chat import Routed
 from gateway.errors import ShuttingDown, error_response
+from gateway.observe.cost import Spent, spent
+from gateway.observe.usage import Usage, UsageReader
 
 _log = logging.getLogger(__name__)
+AS_MEANT = frozenset({"decided", "cached", "low_confidence", "manual", "passthrough"})
+"""The reasons of requests that no fallback answered."""
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
@@ -36,6 +40,10 @@ class Record:
     routed: Routed | None
     client: str | None
     """The name of the key that let it in; None without one."""
+    usage: Usage | None
+    """Of an upstream's answer, as the upstream says; None when it does not."""
+    spent: Spent | None
+    """What that cost, where the configuration says what the model costs."""
     trace_id: str | None = None
     """Of its trace, in hex; None when there are no traces."""
 
@@ -54,7 +62,7 @@ class RecordRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        watched = _Watched(receive, send, _request_id(scope))
+        watched = _Watched(scope, receive, send)
         scope.setdefault("state", {})["request_id"] = watched.request_id
         try:
             await self.app(scope, watched.receive, watched.send)
@@ -66,7 +74,7 @@ class RecordRequests:
             if not watched.started:
                 await ShuttingDown("the gateway is ending").response()(scope, receive, watched.send)
         finally:
-            record = watched.record(scope)
+            record = watched.record()
             for observer in self.observers:
                 observer(record)
 
@@ -74,8 +82,9 @@ class RecordRequests:
 class _Watched:
     """A request's two channels, with what passes through them counted."""
 
-    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
-        self.request_id = request_id
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.request_id = _request_id(scope)
+        self._scope = scope
         self._receive = receive
         self._send = send
         self._start = time.perf_counter()
@@ -84,6 +93,7 @@ class _Watched:
         self._bytes_out = 0
         self._complete = False
         self._gone = False
+        self._usage: UsageReader | None = None
 
     @property
     def started(self) -> bool:
@@ -98,18 +108,25 @@ class _Watched:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            kept = (header for header in message["headers"] if header[0] != b"x-request-id")
+            kept = [header for header in message["headers"] if header[0] != b"x-request-id"]
             message["headers"] = [*kept, (b"x-request-id", self.request_id.encode())]
             self._status = message["status"]
+            self._usage = self._usage_reader(kept)
         elif message["type"] == "http.response.body":
             if self._first_byte is None:
                 self._first_byte = time.perf_counter()
-            self._bytes_out += len(message.get("body", b""))
+            body = message.get("body", b"")
+            self._bytes_out += len(body)
             self._complete = not message.get("more_body", False)
+            if self._usage is not None:
+                self._usage.feed(body)
         await self._send(message)
 
-    def record(self, scope: Scope) -> Record:
+    def record(self) -> Record:
+        scope = self._scope
         route = scope.get("route")
+        routed: Routed | None = scope["state"].get("routed")
+        usage = self._usage.usage() if self._usage is not None else None
         return Record(
             request_id=self.request_id,
             method=scope["method"],
@@ -119,10 +136,22 @@ class _Watched:
             seconds=time.perf_counter() - self._start,
             first_byte_seconds=None if self._first_byte is None else self._first_byte - self._start,
             bytes_out=self._bytes_out,
-            routed=scope["state"].get("routed"),
+            routed=routed,
             client=scope["state"].get("client"),
+            usage=usage,
+            spent=spent(routed, usage) if routed is not None and usage is not None else None,
             trace_id=scope["state"].get("trace_id"),
         )
+
+    def _usage_reader(self, headers: Sequence[tuple[bytes, bytes]]) -> UsageReader | None:
+        """For what an upstream answers well, in plain bytes."""
+        routed: Routed | None = self._scope["state"].get("routed")
+        if self._status != 200 or routed is None or routed.upstream_seconds is None:
+            return None
+        named = dict(headers)
+        if named.get(b"content-encoding", b"identity") != b"identity":
+            return None
+        return UsageReader(named.get(b"content-type", b"").lower().startswith(b"text/event-stream"))
 
 
 def _request_id(scope: Scope) -> str:

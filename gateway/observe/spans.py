@@ -35,10 +35,10 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from yarl import URL
 
-from gateway.chat import Routed
+from gateway.chat import ALIAS, Routed
 from gateway.observe.content import Content
 from gateway.observe.log import QUIET_PATHS
-from gateway.observe.record import Record
+from gateway.observe.record import AS_MEANT, Record
 from gateway.policy import Target
 from gateway.state import Hooks
 
@@ -49,15 +49,14 @@ LOG_SECONDS = 60.0
 
 _OPERATIONS = {
     "/v1/chat/completions": "chat",
-    "/completions": "chat",
+    ALIAS: "chat",
     "/v1/completions": "text_completion",
     "/v1/responses": "chat",
     "/v1/messages": "chat",
     "/v1/embeddings": "embeddings",
 }
-_CHATS = frozenset({"/v1/chat/completions", "/completions"})
+_CHATS = frozenset({"/v1/chat/completions", ALIAS})
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE"})
-_AS_DECIDED = frozenset({"decided", "cached", "manual", "passthrough", "low_confidence"})
 _MODEL_INFER = "inference.GRPCInferenceService/ModelInfer"
 _LONGEST = 256  # characters of a name: a client may have made it up
 _EXPORTER = "opentelemetry.exporter."
@@ -248,7 +247,7 @@ def _of_routed(routed: Routed) -> _Attributes:
         "llm_router.label": _name(selection.label) if selection.label is not None else None,
         "llm_router.llm": selection.target.name or None,
         "llm_router.reason": selection.reason,
-        "llm_router.fallback": selection.reason not in _AS_DECIDED,
+        "llm_router.fallback": selection.reason not in AS_MEANT,
         "llm_router.threshold": selection.threshold,
         "llm_router.decision_ms": _ms(routed.decision_seconds),
         "llm_router.upstream_ms": _ms(routed.upstream_seconds),
@@ -271,6 +270,10 @@ def _of_answer(record: Record, target: Target) -> _Attributes:
         **_gen_ai(record.path, operation, target),
         "gen_ai.response.model": _name(target.model) if answered else None,
         "gen_ai.response.time_to_first_chunk": record.first_byte_seconds if answered else None,
+        "gen_ai.usage.input_tokens": record.usage.input_tokens if record.usage else None,
+        "gen_ai.usage.output_tokens": record.usage.output_tokens if record.usage else None,
+        "llm_router.cost": record.spent.cost if record.spent else None,
+        "llm_router.cost_at_strongest": record.spent.at_strongest if record.spent else None,
     }
 
 

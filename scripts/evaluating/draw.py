@@ -50,7 +50,7 @@ def draw_confusion(report: HeadReport, title: str, file: Path) -> None:
             colour = "white" if shares[down, across] > 0.5 else "black"
             axes.text(across, down, str(count), ha="center", va="center", color=colour, fontsize=size)
     figure.colorbar(image, ax=axes, label="share of the true label's rows")
-    _save(figure, file)
+    save(figure, file)
 
 
 def most_confused(confusion: NDArray[np.int64], most: int) -> list[int]:
@@ -77,7 +77,7 @@ def draw_reliability(report: HeadReport, title: str, file: Path) -> None:
     lower.bar_label(bars, fontsize=8, padding=1)
     lower.margins(y=0.2)
     lower.set(xlabel="confidence (highest score)", ylabel="rows")
-    _save(figure, file)
+    save(figure, file)
 
 
 def draw_risk_coverage(report: HeadReport, title: str, file: Path) -> None:
@@ -97,7 +97,7 @@ def draw_risk_coverage(report: HeadReport, title: str, file: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", fontsize=8)
-    _save(figure, file)
+    save(figure, file)
 
 
 def draw_cost_quality(evaluation: PairEvaluation, file: Path) -> None:
@@ -121,10 +121,10 @@ def draw_cost_quality(evaluation: PairEvaluation, file: Path) -> None:
         axes.title.set_fontsize(10)
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize=8)
-    _save(figure, file)
+    save(figure, file)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def save(figure: Figure, file: Path) -> None:
     FigureCanvasAgg(figure)  # no window, no display, no global state
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # of a label in a script that the font lacks

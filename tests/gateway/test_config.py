@@ -354,6 +354,17 @@ policies:
 """
 
 
+def test_costs_of_some(tmp_path: Path) -> None:
+    """What a policy spends can't be told when only some of its models have a cost."""
+    text = (
+        "policies: [{name: p, type: routellm, threshold: 0.5, strong: {api_base: 'http://x', model: a, "
+        "cost: {input: 1, output: 2}}, weak: {api_base: 'http://x', model: b}}]"
+    )
+    (warning,) = _load(tmp_path, text).warnings
+    assert "policy 'p' has no cost for weak" in warning
+    assert not _load(tmp_path, text.replace(", cost: {input: 1, output: 2}", "")).warnings
+
+
 def test_fallbacks_in_order(tmp_path: Path) -> None:
     """A fallback is another llm by name, else one by its model, else a model at the same place; each once."""
     config = _load(tmp_path, _FALLBACKS)

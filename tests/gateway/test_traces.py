@@ -174,6 +174,8 @@ def test_what_the_spans_tell(traced: Traced, collector: Collector) -> None:
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": MODELS[3],
         "gen_ai.response.model": MODELS[3],
+        "gen_ai.usage.input_tokens": answer.json()["usage"]["prompt_tokens"],
+        "gen_ai.usage.output_tokens": answer.json()["usage"]["completion_tokens"],
         "llm_router.policy": "plain",
         "llm_router.llm": "Chatbot",
         "llm_router.label": answer.headers["x-chosen-classifier"],
