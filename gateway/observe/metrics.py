@@ -26,8 +26,6 @@ _DECISION_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.
 # Answers take from tens of milliseconds (a short one's first byte) to minutes (a long one's last).
 _ANSWER_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
-"""The reasons of requests that a policy, or the client, had for that very model."""
-
 SHOW_SECONDS = 1.0
 """How old a worker's state may be in another one's answer."""
 

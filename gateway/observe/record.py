@@ -18,7 +18,7 @@ from gateway.observe.usage import Usage, UsageReader
 
 _log = logging.getLogger(__name__)
 AS_MEANT = frozenset({"decided", "cached", "low_confidence", "manual", "passthrough"})
-"""The reasons of requests that no fallback answered."""
+"""The reasons of requests that a policy, or the client, had for that very model."""
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
