@@ -46,11 +46,10 @@ class Content:
         answered = self._answer.messages()
         cut = room.cut or self._answer.room.cut or max(len(self._request), self._answer.bytes_kept) > MAX_BYTES
         attributes: dict[str, str | bool] = {"llm_router.content_cut": cut}
-        # In ASCII: a lone surrogate, which JSON allows, cannot be sent.
         if sent:
-            attributes["gen_ai.input.messages"] = json.dumps(sent[::-1])
+            attributes["gen_ai.input.messages"] = _written(sent[::-1])
         if answered:
-            attributes["gen_ai.output.messages"] = json.dumps(answered)
+            attributes["gen_ai.output.messages"] = _written(answered)
         return attributes
 
 
@@ -213,6 +212,11 @@ def _parse(data: bytes | bytearray) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+def _written(messages: list[_Json]) -> str:
+    """As JSON. A lone surrogate, which JSON allows, becomes a question mark: it cannot be sent."""
+    return json.dumps(messages, ensure_ascii=False).encode(errors="replace").decode()
 
 
 def _field(value: Any, name: str) -> Any:

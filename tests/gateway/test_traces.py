@@ -290,14 +290,17 @@ def test_a_client_that_leaves(traced: Traced, collector: Collector) -> None:
 def test_content_when_a_setting_says_so(start_gateway: StartGateway, collector: Collector) -> None:
     """Of a stream and of a whole answer: the messages that were sent, and what was said."""
     capture = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "true"}
-    gateway = start_gateway(_config(), **_sending_to(collector), **capture)
+    with_cache = _config().partition("\n")[2]
+    gateway = start_gateway(with_cache, **_sending_to(collector), **capture)
     said = []
     for stream in (False, True):
         trace_id, client = _ids()
         body = chat("what I ask", model="plain", stream=stream)
         headers = {"authorization": f"Bearer {SECRET}", **_traceparent(trace_id, client)}
         gateway.post("/v1/chat/completions", body, headers=headers)
-        told = _one(collector.whole(trace_id, SERVER), SERVER).attributes
+        spans = collector.whole(trace_id, SERVER, ATTEMPT)
+        assert (DECISION in {span.name for span in spans}) is not stream  # the second time it is remembered
+        told = _one(spans, SERVER).attributes
         assert told["gen_ai.input.messages"] == (
             '[{"role": "user", "parts": [{"type": "text", "content": "what I ask"}]}]'
         )
