@@ -25,6 +25,8 @@ from typing import Any, ClassVar
 
 from starlette.responses import JSONResponse
 
+from gateway.reasons import Reason
+
 
 class AsciiJSONResponse(JSONResponse):
     """JSON in ASCII: names that clients and upstreams choose may hold lone surrogates, which have no UTF-8."""
@@ -121,19 +123,19 @@ class UpstreamTimeout(GatewayError):
 class DecisionFailed(Exception):
     """Triton gave no decision; `reason` is what `x-router-reason` says."""
 
-    reason = "decision_failed"
+    reason: ClassVar[Reason] = "decision_failed"
 
 
 class DecisionTimeout(DecisionFailed):
-    reason = "decision_timeout"
+    reason: ClassVar[Reason] = "decision_timeout"
 
 
 class DecisionPaused(DecisionFailed):
-    reason = "triton_paused"
+    reason: ClassVar[Reason] = "triton_paused"
 
 
 class TritonUnavailable(DecisionFailed):
-    reason = "triton_unavailable"
+    reason: ClassVar[Reason] = "triton_unavailable"
 
 
 class ModelNotServed(TritonUnavailable):

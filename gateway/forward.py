@@ -18,6 +18,7 @@ from gateway.body import Body
 from gateway.config import Settings
 from gateway.errors import UpstreamTimeout, UpstreamUnavailable
 from gateway.policy import Target
+from gateway.reasons import Reason
 from gateway.targets import UNABLE, Eligibility, rest_seconds
 from gateway.tls import upstream_context
 
@@ -135,7 +136,7 @@ class Answer:
 
     response: "UpstreamResponse"
     target: Target
-    reason: str | None
+    reason: Reason | None
 
 
 async def forward_to_first_able(
@@ -150,7 +151,7 @@ async def forward_to_first_able(
     Nothing of an answer has gone to the client when the next target is asked. Raises what `forward` does when no
     target gave any answer.
     """
-    reason: str | None = None
+    reason: Reason | None = None
     last: Answer | None = None
     failure: UpstreamUnavailable | None = None
     try:

@@ -10,6 +10,7 @@ from gateway.body import ROUTER_FIELD
 from gateway.config import AUTOMATIC, Config, Cost, Policy, RouteLLMPolicy, Router, Upstream
 from gateway.decision import Decision
 from gateway.errors import BadRequest, NotFound
+from gateway.reasons import Reason
 
 _LONGEST_NAME = 512
 _ROUTER_PREFIX = "router-"
@@ -38,7 +39,8 @@ class Wish:
 
     policy: Policy | RouteLLMPolicy | None = None
     target: Target | None = None
-    reason: str = ""
+    reason: Reason = "passthrough"
+    """Why it has a target of its own choice."""
     threshold: float | None = None
     """The request's own, for a RouteLLM policy."""
     router_named: bool = False
@@ -50,7 +52,7 @@ class Selection:
     """The models that may answer, the chosen one first, and why."""
 
     targets: tuple[Target, ...]
-    reason: str
+    reason: Reason
     label: str | None = None
     threshold: float | None = None
     """What the win rate was compared with."""
@@ -241,7 +243,7 @@ def _select_by_win_rate(policy: RouteLLMPolicy, decision: Decision, threshold: f
     return Selection(_targets(policy, policy.upstreams[label]), "decided", label, threshold)
 
 
-def fall_back(policy: Policy | RouteLLMPolicy, reason: str) -> Selection:
+def fall_back(policy: Policy | RouteLLMPolicy, reason: Reason) -> Selection:
     """What answers when there is no decision."""
     return Selection(_targets(policy, policy.fallback_llm), reason)
 

@@ -2,12 +2,13 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.policy import Target
+from gateway.reasons import Reason
 
-UNABLE = {
+UNABLE: Mapping[int, Reason] = {
     404: "target_unavailable",
     429: "upstream_overloaded",
     503: "upstream_overloaded",
@@ -29,7 +30,7 @@ class Order:
     """The targets to ask, one after the other, and why the first of them is not the policy's own choice."""
 
     targets: tuple[Target, ...]
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class Eligibility:

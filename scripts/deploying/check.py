@@ -32,7 +32,7 @@ CHART = ROOT / "deploy" / "helm" / "llm-router"
 VALUES = ROOT / "tests" / "deploy" / "values"
 DYNAMO = ROOT / "deploy" / "dynamo"
 DOCKERFILES = (ROOT / "Dockerfile.triton", ROOT / "Dockerfile.gateway")
-COMPOSE = (ROOT / "deploy" / "compose.yaml", ROOT / "deploy" / "compose.gpu.yaml")
+COMPOSE = tuple(ROOT / "deploy" / name for name in ("compose.yaml", "compose.gpu.yaml", "compose.observe.yaml"))
 HADOLINT = Path(sys.executable).parent / "hadolint"
 # The same as that of scripts/test_cluster, which builds the same images.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llm-router" / "cluster"

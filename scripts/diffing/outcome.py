@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from gateway.config import Config, Cost, Policy, RouteLLMPolicy
 from gateway.decision import Decision
@@ -13,6 +13,7 @@ from gateway.errors import BadRequest, NotFound
 from gateway.labels import known_labels
 from gateway.policy import Selection, Target, Wish, fall_back, read_wish, select
 from gateway.prompt import Rule, bounded, estimated_tokens
+from gateway.reasons import Reason
 from gateway.share import HeldShare
 from gateway.targets import Eligibility
 from scripts.calibrating.traffic import text_of
@@ -239,7 +240,8 @@ def _select(
 ) -> Selection:
     """By the request's own `threshold`, else the one that holds the share."""
     if decision is None:
-        return fall_back(policy, "empty_prompt" if request.logged is None else request.logged.reason)
+        # A log's own word, of whichever version of the gateway wrote it.
+        return fall_back(policy, "empty_prompt" if request.logged is None else cast(Reason, request.logged.reason))
     if threshold is not None or held is None:
         return select(policy, decision, threshold)
     selection = select(policy, decision, held.threshold)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import Any
 
 import pytest
 import yaml
-from prometheus_client import generate_latest
 
 from gateway import cli
 from gateway.config import Policy, RouteLLMPolicy, load_config
-from gateway.observe.metrics import Metrics
 from gateway.traffic import seen, take_snapshot
 from scripts.local.triton import Triton
 from tests.conftest import StartGateway
@@ -850,24 +847,6 @@ def test_the_notes_say_what_has_no_effect() -> None:
     assert "port-forward service/llm-router-router-controller 8084:8084" in said
 
 
-def test_dashboards_and_rules_use_metrics_that_there_are() -> None:
-    """Each llm_router_ name is one that the gateway serves, each nv_ name one of Triton's, in the dashboard, the alerts
-    and the autoscaler's query."""
-    families = set(re.findall(r"^# TYPE (\w+)", generate_latest(Metrics().registry).decode(), re.MULTILINE))
-    triton = {"queue_duration_us", "request_success", "request_failure", "count", "exec_count"}
-    known = families | {f"nv_inference_{name}" for name in triton}
-    manifests = rendered("everything")
-    texts = [
-        *only(manifests, "ConfigMap", "-dashboard")["data"].values(),
-        json.dumps(only(manifests, "PrometheusRule")["spec"]),
-        json.dumps(only(rendered("keda"), "ScaledObject")["spec"]),
-    ]
-    used = {name for text in texts for name in re.findall(r"\b(?:llm_router|nv)_\w+", text)}
-    assert {re.sub("_bucket$", "", name) for name in used} <= known
-    (dashboard,) = (json.loads(text) for text in only(manifests, "ConfigMap", "-dashboard")["data"].values())
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
-
-
 def _rule(alert: str, *settings: str) -> dict[str, Any]:
     (group,) = only(rendered("everything", *settings), "PrometheusRule")["spec"]["groups"]
     return next(rule for rule in group["rules"] if rule["alert"] == alert)
@@ -875,8 +854,8 @@ def _rule(alert: str, *settings: str) -> dict[str, Any]:
 
 def test_the_drift_alert_says_what_to_run() -> None:
     """Its bound is a value of the chart's, between 0 and 1, and it names the command and the page."""
-    assert ") > 0.3\n" in _rule("LlmRouterDrift")["expr"]
-    assert ") > 1\n" in _rule("LlmRouterDrift", "prometheusRule.driftDistance=1")["expr"]
+    assert "\n> 0.3\n" in _rule("LlmRouterDrift")["expr"]
+    assert "\n> 1\n" in _rule("LlmRouterDrift", "prometheusRule.driftDistance=1")["expr"]
     assert "driftDistance" in refusal("prometheusRule.driftDistance=2")
     description = _rule("LlmRouterDrift")["annotations"]["description"]
     for command in ("--triton HOST:8001 --model ENSEMBLE --data", "--triton HOST:8001 --router ROUTER --data"):
@@ -889,20 +868,3 @@ def test_who_abstains_decides() -> None:
     they may be remembered."""
     for alert in ("LlmRouterFallbacks", "LlmRouterNoDecisions"):
         assert "low_confidence" not in _rule(alert)["expr"]
-
-
-def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
-    """Prometheus' own evaluation. Drift: for what moved far, also to values that the snapshot does not have; not for
-    few requests, without a snapshot, or for another namespace. No decisions: though remembered abstentions go on."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is missing: Debian's package prometheus has it, and .ci/run installs that")
-    spec = only(rendered("everything"), "PrometheusRule")["spec"]
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(spec))
-    description = _rule("LlmRouterDrift")["annotations"]["description"]
-    cases = ["drift.yaml", "no_decisions.yaml"]
-    for name in cases:
-        text = (Path(__file__).parent / name).read_text().replace("DESCRIPTION", json.dumps(description))
-        (tmp_path / name).write_text(text)
-    done = subprocess.run([promtool, "test", "rules", *cases], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr

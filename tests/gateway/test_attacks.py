@@ -308,7 +308,7 @@ def test_names_cannot_break_out(target: Gateway, name: str) -> None:
 def test_labels_and_names_of_operators_cannot_either() -> None:
     """Whatever Triton's labels and the configuration's names hold, each header is one line of ASCII."""
     evil = "a\r\nx-evil: 1\x00é"
-    headers = decision_headers(Routed(Selection((Target("http://x", evil),), evil, evil)))
+    headers = decision_headers(Routed(Selection((Target("http://x", evil),), "decided", evil)))
     assert headers["X-Chosen-Classifier"] == "a??x-evil: 1??"
     assert all(value.isascii() and value.isprintable() for value in headers.values())
 
