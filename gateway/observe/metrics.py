@@ -1,6 +1,7 @@
 """Prometheus metrics. Labels are names out of the configuration and Triton's labels: never a client's text."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -166,7 +167,7 @@ class _StateMetrics:
     def _show_targets(self, eligibility: Eligibility) -> None:
         followed = {(target.api_base, target.model): target for target in eligibility.followed}
         for gone in self._followed - followed.keys():
-            shared.forget(self._eligible, gone)
+            shared.forget(self._eligible, gone, math.nan)  # 0 would say that it cannot answer
         self._followed = set(followed)
         for labels, target in followed.items():
             self._eligible.labels(*labels).set(eligibility.eligible(target))

@@ -40,10 +40,10 @@ def sum_of_all() -> CollectorRegistry:
     return registry
 
 
-def forget(gauge: Gauge, labels: Sequence[str]) -> None:
-    """One series of a gauge; with several workers it goes to 0, since their files forget none."""
+def forget(gauge: Gauge, labels: Sequence[str], value: float = 0.0) -> None:
+    """One series of a gauge; with several workers it goes to `value`, since their files forget none."""
     if is_shared():
-        gauge.labels(*labels).set(0)
+        gauge.labels(*labels).set(value)
     else:
         gauge.remove(*labels)
 

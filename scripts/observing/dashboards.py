@@ -321,7 +321,7 @@ def _latency() -> Sequence[Panel]:
         ),
         Panel(
             "What the router adds",
-            "All that is no wait for the upstream: the decision, and the gateway's own work.",
+            "What is left without the decision and the wait for the upstream: the gateway's own work.",
             quantiles("proxy_overhead_latency_seconds"),
             "s",
         ),

@@ -77,6 +77,15 @@ def test_a_wrong_file_is_refused(start_gateway: StartGateway, tmp_path: Path) ->
     assert _metric(gateway, "llm_router_config_in_force 1.0")
 
 
+def test_a_model_that_is_gone_is_no_target(start_gateway: StartGateway, tmp_path: Path) -> None:
+    """Nor is it shown as one that cannot answer, when several workers, whose metrics forget nothing, are told."""
+    gateway = start_gateway(_config(MODELS[0]), arguments=["--workers", "2"])
+    shown = f'llm_router_target_eligible{{model="{MODELS[0]}",upstream="{gateway.get("/config").json()["upstream"]}"}}'
+    assert eventually(lambda: _metric(gateway, f"{shown} 1.0"))
+    _file_of(gateway, tmp_path).write_text(_config(MODELS[1]))
+    assert eventually(lambda: _metric(gateway, f"{shown} NaN"))
+
+
 def test_sighup(start_gateway: StartGateway, tmp_path: Path) -> None:
     """SIGHUP reads the file at once, changed or not, and ends nothing."""
     gateway = start_gateway(_config(MODELS[0]))
