@@ -369,7 +369,7 @@ def test_a_collector_that_hangs(start_gateway: StartGateway) -> None:
         hanging.accept()[0].close()  # something was sent, and will be again
         assert gateway.post("/v1/chat/completions", body).status_code == 200
         os.kill(gateway.process.pid, signal.SIGTERM)
-        assert eventually(lambda: gateway.process.exit_code is not None)
+        assert eventually(lambda: gateway.process.exit_code is not None, 25)  # OpenTelemetry alone would wait for 30 s
 
 
 def test_without_the_extra(tmp_path: Path, dynamo: DemoDynamo, triton: Triton) -> None:
