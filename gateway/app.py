@@ -1,7 +1,8 @@
 """The application: every route, handler and client in one place."""
 
+import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TypedDict
 
@@ -26,7 +27,8 @@ from gateway.observe.log import log_record
 from gateway.observe.metrics import Metrics
 from gateway.observe.playground import page
 from gateway.observe.recent import Recent
-from gateway.observe.record import RecordRequests
+from gateway.observe.record import Observer, RecordRequests
+from gateway.observe.traces import load_tracing
 from gateway.openapi import openapi
 from gateway.reload import watch_files
 from gateway.state import State, open_state
@@ -53,12 +55,17 @@ def create_app(
     """
     metrics = Metrics()
     recent = Recent()
+    tracing = load_tracing(os.environ)
     access = Access(keys)
     drain = drain or Drain()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[_LifespanState]:
-        async with open_state(config, workers) as state, anyio.create_task_group() as beside:
+        async with (
+            aclosing(tracing) if tracing else nullcontext(),
+            open_state(config, workers, tracing.hooks if tracing else None) as state,
+            anyio.create_task_group() as beside,
+        ):
             beside.start_soon(watch_models, state)
             beside.start_soon(watch_files, state, file, access)
             if workers > 1:
@@ -85,10 +92,12 @@ def create_app(
         Route("/metrics", metrics.endpoint, methods=["GET"]),
         Route("/decisions", recent.endpoint, methods=["GET"]),
     ]
+    observers: list[Observer] = [metrics.count, recent.note, log_record, *([tracing.describe] if tracing else [])]
     app = Starlette(
         routes=[*ports.split(api, management, management_port), *probes],
         middleware=[
-            Middleware(RecordRequests, observers=[metrics.count, recent.note, log_record]),
+            *([tracing.middleware] if tracing else []),
+            Middleware(RecordRequests, observers=observers),
             Middleware(RefuseAmbiguous),
             Middleware(RequireKey, access=access, is_open=page.is_open),
             Middleware(LimitLoad),

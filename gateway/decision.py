@@ -4,7 +4,8 @@ import math
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -41,6 +42,16 @@ _MOST_LABELS = 4096  # asked of a model that is not ours; Triton answers with as
 _ROUNDING = 1e-3  # of probabilities in reduced precision, or in six decimals, in their sum
 _BESIDE = {"tokens": ("INT32", 2), "checkpoint": ("BYTES", 1)}
 """Outputs that a model may have beside OUTPUT, with the type and the length of a row that make them what we mean."""
+
+
+Asking = Callable[[str, str], AbstractContextManager[Sequence[tuple[str, str]]]]
+"""Around each question, by Triton's address and the model: gives gRPC metadata to ask with."""
+_unwatched = nullcontext[Sequence[tuple[str, str]]](())
+
+
+def unwatched(triton: str, triton_model: str) -> AbstractContextManager[Sequence[tuple[str, str]]]:
+    """Nobody watches, and nothing is added."""
+    return _unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +114,10 @@ def _question_of(metadata: Message) -> _Question:
 class TritonClient:
     """One Triton. To be made inside the running event loop, and closed."""
 
-    def __init__(self, target: str, ca_file: Path | None = None) -> None:
+    def __init__(self, target: str, ca_file: Path | None = None, asking: Asking = unwatched) -> None:
         """`target`: host:port of its gRPC endpoint, which speaks TLS when there is a `ca_file` to verify it by."""
+        self._target = target
+        self._asking = asking
         if ca_file is None:
             self._channel = grpc.aio.insecure_channel(target, _CHANNEL_ARGUMENTS)
         else:
@@ -142,7 +155,10 @@ class TritonClient:
         try:
             question = _question_of_ours(triton_model) or await self._learn(triton_model, seconds)
             left = max(end - time.monotonic(), 0.0)
-            answer = await self._triton.ModelInfer(asked(question.message, text, left), timeout=left)
+            with self._asking(self._target, triton_model) as metadata:
+                answer = await self._triton.ModelInfer(
+                    asked(question.message, text, left), timeout=left, metadata=metadata
+                )
         except grpc.RpcError as error:
             if error.code() in _MODEL_CHANGED:
                 self._learnt.pop(triton_model, None)

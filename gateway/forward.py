@@ -68,8 +68,8 @@ def _open_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return socket.socket(family, kind, protocol)
 
 
-def open_session(ca_file: Path | None = None) -> aiohttp.ClientSession:
-    """The client for all upstreams, which trusts the authorities in `ca_file`, too.
+def open_session(ca_file: Path | None = None, watching: Sequence[aiohttp.TraceConfig] = ()) -> aiohttp.ClientSession:
+    """The client for all upstreams, which trusts the authorities in `ca_file`, too, and tells those who watch.
 
     It adds nothing of its own: no cookies, no decompression, no headers.
     """
@@ -86,6 +86,7 @@ def open_session(ca_file: Path | None = None) -> aiohttp.ClientSession:
         read_bufsize=_CHUNK_BYTES,
         max_line_size=65536,
         max_field_size=65536,
+        trace_configs=list(watching),
     )
 
 
@@ -209,6 +210,7 @@ async def forward(
         data=outgoing.body.rewritten(target.model),
         headers=request_headers(outgoing.headers, target, outgoing.request_id, outgoing.client),
         allow_redirects=False,
+        trace_request_ctx=target,  # for those who watch
         timeout=aiohttp.ClientTimeout(
             total=settings.answer_seconds,
             connect=settings.connect_seconds,  # with the name's resolution

@@ -21,6 +21,9 @@ Reason = Literal[
     "context_length",
 ]
 
+AS_MEANT: frozenset[Reason] = frozenset({"decided", "cached", "low_confidence", "manual", "passthrough"})
+"""Those of requests that were answered by the model that a policy, or the client, meant; the others are fallbacks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:

@@ -1,6 +1,6 @@
 """What lives as long as the server: the configuration in force, the clients, and what is learnt on the way."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -8,12 +8,20 @@ import aiohttp
 
 from gateway.cache import DecisionCache
 from gateway.config import Config, Policy, RouteLLMPolicy
-from gateway.decision import TritonClient
+from gateway.decision import Asking, TritonClient, unwatched
 from gateway.forward import open_session
 from gateway.limit import Load
 from gateway.policy import all_targets
 from gateway.share import HeldShare
 from gateway.targets import Eligibility
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Those who watch what is asked of others, unknown to the steps that ask."""
+
+    upstreams: Sequence[aiohttp.TraceConfig] = ()
+    triton: Asking = unwatched
 
 
 @dataclass(slots=True)
@@ -38,11 +46,12 @@ class State:
     """How often a changed configuration was adopted, or refused."""
     faults: list[str] = field(default_factory=list)
     """Of the configuration file as it is now, when it was refused."""
+    hooks: Hooks = field(default_factory=Hooks)
 
     def adopt(self, config: Config) -> None:
         """`config` is in force from now on; requests in hand go on with the one that they began with."""
         for target in {config.triton_target(policy) for policy in config.policies.values()} - self.tritons.keys():
-            self.tritons[target] = TritonClient(target, config.triton_ca_file)
+            self.tritons[target] = TritonClient(target, config.triton_ca_file, self.hooks.triton)
         self.shares = _held_shares(config, self.shares)
         settings = config.settings
         if (self.cache.entries, self.cache.seconds) != (settings.cache_entries, settings.cache_seconds):
@@ -59,11 +68,12 @@ class State:
 
 
 @asynccontextmanager
-async def open_state(config: Config, workers: int = 1) -> AsyncIterator[State]:
+async def open_state(config: Config, workers: int = 1, hooks: Hooks | None = None) -> AsyncIterator[State]:
     """Clients for every Triton and upstream in `config`, closed in the end; for one of so many workers."""
+    hooks = hooks or Hooks()
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(open_session(config.upstream_ca_file))
-        state = State(config, session, load=Load(workers=workers))
+        session = await stack.enter_async_context(open_session(config.upstream_ca_file, hooks.upstreams))
+        state = State(config, session, load=Load(workers=workers), hooks=hooks)
         stack.push_async_callback(state.close)
         state.adopt(config)
         yield state

@@ -11,8 +11,9 @@ import pytest
 
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import Process, free_port, free_ports, wait_until
-from scripts.local.triton import ENSEMBLES, Triton
+from scripts.local.triton import ENSEMBLES, Triton, trace_options
 from tests.gateway.client import Gateway
+from tests.gateway.otlp import Collector, running_collector
 from tests.repository import repository_with_foreign_ensembles
 
 ROOT = Path(__file__).parents[1]
@@ -32,11 +33,26 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def triton_and_dynamo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Triton, DemoDynamo]]:
+def collector() -> Iterator[Collector]:
+    """Where Triton sends the traces of requests that continue one, and nothing else."""
+    with running_collector() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def triton_and_dynamo(
+    collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Triton, DemoDynamo]]:
     """Both at once: each takes its time to start."""
     folder = tmp_path_factory.mktemp("local")
     repository = repository_with_foreign_ensembles(folder / "model_repository")
-    triton = Triton(free_ports(3), folder / "triton", repository, (*ENSEMBLES, "renamed_ensemble", "scored_ensemble"))
+    triton = Triton(
+        free_ports(3),
+        folder / "triton",
+        repository,
+        (*ENSEMBLES, "renamed_ensemble", "scored_ensemble"),
+        options=trace_options({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}),
+    )
     dynamo = DemoDynamo(free_port(), MODELS, folder / "dynamo")
     with ExitStack() as stack:
         stack.callback(triton.stop)

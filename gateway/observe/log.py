@@ -8,13 +8,14 @@ from typing import Any, TextIO
 
 from gateway.observe.record import Record
 
-_QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/decisions"})
+QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/decisions"})
+"""What is asked every few seconds."""
 _log = logging.getLogger("gateway.requests")
 
 
 def log_record(record: Record) -> None:
     """Observer: writes the record, except for what is asked again and again and went well."""
-    if record.path in _QUIET_PATHS and record.status == 200:
+    if record.path in QUIET_PATHS and record.status == 200:
         return
     _log.info("request", extra={"fields": fields_of(record)})
 
@@ -32,6 +33,8 @@ def fields_of(record: Record) -> dict[str, Any]:
         "bytes_out": record.bytes_out,
         "client": record.client,
     }
+    if record.trace_id is not None:
+        fields["trace_id"] = record.trace_id
     if routed := record.routed:
         decision = routed.decision
         fields |= {

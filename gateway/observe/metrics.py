@@ -17,6 +17,7 @@ from gateway.observe.record import Record
 from gateway.observe.routellm import RouteLLMMetrics
 from gateway.observe.tokens import TokenMetrics
 from gateway.observe.traffic import TrafficMetrics
+from gateway.reasons import AS_MEANT
 from gateway.state import State
 from gateway.targets import Eligibility
 
@@ -26,9 +27,6 @@ Mode = Literal["livesum", "livemin"]
 _DECISION_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 # Answers take from tens of milliseconds (a short one's first byte) to minutes (a long one's last).
 _ANSWER_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-
-_AS_MEANT = frozenset({"decided", "cached", "low_confidence", "manual", "passthrough"})
-"""The reasons of requests that a policy, or the client, had for that very model."""
 
 SHOW_SECONDS = 1.0
 """How old a worker's state may be in another one's answer."""
@@ -88,7 +86,7 @@ class Metrics:
         # A model that no llm has could be anything that a client made up.
         model = selection.target.model if selection.target.name else ""
         self._routed.labels(policy, selection.label or "", model, selection.reason).inc()
-        if selection.reason not in _AS_MEANT:
+        if selection.reason not in AS_MEANT:
             self._fallbacks.labels(policy, selection.reason).inc()
         if routed.decision_seconds is not None:
             self._decision_seconds.labels(policy).observe(routed.decision_seconds)

@@ -42,6 +42,8 @@ class Record:
     """Of an upstream's answer, as the upstream says; None when it does not."""
     spent: Spent | None
     """What that cost, where the configuration says what the model costs."""
+    trace_id: str | None = None
+    """Of its trace, in hex; None when there are no traces."""
 
 
 Observer = Callable[[Record], None]
@@ -136,6 +138,7 @@ class _Watched:
             client=scope["state"].get("client"),
             usage=usage,
             spent=spent(routed, usage) if routed is not None and usage is not None else None,
+            trace_id=scope["state"].get("trace_id"),
         )
 
     def _usage_reader(self, headers: Sequence[tuple[bytes, bytes]]) -> UsageReader | None:

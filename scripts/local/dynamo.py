@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from gateway.observe.traces import is_asked_for
 from scripts.local.process import Process, StartError, fetch, require_running, wait_until
 
 _CHAT_TEMPLATE = (
@@ -100,7 +101,7 @@ class DemoDynamo(Dynamo):
         self, port: int, models: Iterable[str], folder: Path, speedup: float = 1.0, host: str = "127.0.0.1"
     ) -> None:
         self._hub = folder / "hub"
-        environ = {"HF_HUB_CACHE": str(self._hub), "HF_HUB_OFFLINE": "1"}
+        environ = {"HF_HUB_CACHE": str(self._hub), "HF_HUB_OFFLINE": "1", **trace_variables(os.environ)}
         mockers = {}
         for index, model in enumerate(dict.fromkeys(models)):
             words = ["--model-path", model, "--speedup-ratio", str(speedup)]
@@ -113,6 +114,15 @@ class DemoDynamo(Dynamo):
         for model in self.models:
             write_model_files(self._hub, model)
         super().start()
+
+
+def trace_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """What Dynamo needs beside OpenTelemetry's variables to send traces, and its log with them; {} when those ask for
+    none. It would speak gRPC by itself, which Triton and the gateway do not."""
+    if not is_asked_for(environ):
+        return {}
+    protocol = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_SERVICE_NAME": "dynamo"}
+    return {"OTEL_EXPORT_ENABLED": "true", "DYN_LOGGING_JSONL": "true", **protocol}
 
 
 def frontend_command(

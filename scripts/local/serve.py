@@ -33,7 +33,7 @@ from scripts.local.routellm import (
     checkpoint_variable,
     with_routellm_policy,
 )
-from scripts.local.triton import ROOT, Triton, models_with_weights, own_models
+from scripts.local.triton import ROOT, Triton, models_with_weights, own_models, trace_options
 
 _WATCH_SECONDS = 2.0
 _FAILURES_UNTIL_RESTART = 3
@@ -159,7 +159,7 @@ def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
         options.state / "triton",
         models=(*models_with_weights(environ), *own_models(wanted, options.models)),
         environ=environ,
-        options=[f"--model-repository={options.models}"] if options.models else [],
+        options=[*([f"--model-repository={options.models}"] if options.models else []), *trace_options(environ)],
     )
     demo_models = [] if given else _models_at(config, demo_url)
     demo = DemoDynamo(options.dynamo_port, demo_models, options.state / "dynamo")

@@ -9,6 +9,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gateway.observe.traces import is_asked_for
 from scripts.local.process import Process, StartError, fetch, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -105,6 +106,23 @@ class Triton:
 def models_with_weights(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The ensembles, and RouteLLM's routers whose weights `environ` names."""
     return (*ENSEMBLES, *(model for model, variable in _ROUTELLM_VARIABLES.items() if environ.get(variable)))
+
+
+def trace_options(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Triton's own options to send traces where OpenTelemetry's variables say; none when they ask for none.
+
+    A rate of 0 leaves it to those who ask: a request that continues a trace is traced whatever the rate is, and no
+    other should be.
+    """
+    if not is_asked_for(environ):
+        return ()
+    endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    url = endpoint or environ["OTEL_EXPORTER_OTLP_ENDPOINT"].rstrip("/") + "/v1/traces"
+    settings = ["mode=opentelemetry", "rate=0", "level=TIMESTAMPS", f"opentelemetry,url={url}"]
+    settings.append("opentelemetry,resource=service.name=triton")
+    if delay := environ.get("OTEL_BSP_SCHEDULE_DELAY"):
+        settings.append(f"opentelemetry,bsp_schedule_delay={delay}")
+    return tuple(f"--trace-config={setting}" for setting in settings)
 
 
 def own_models(wanted: Mapping[str, str], repository: Path | None) -> tuple[str, ...]:

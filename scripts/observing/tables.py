@@ -76,6 +76,7 @@ _LOG_FIELDS = {
     "first_byte_ms": "from arrival to the first byte",
     "bytes_out": "of the answer's body",
     "client": "the name of the key that let it in",
+    "trace_id": "of its [trace](#traces); not there when there are none",
     "policy": "that was asked",
     "label": "the decision's",
     "model": "that answered, or would have",
@@ -191,4 +192,5 @@ _RECORD = Record(
     client=None,
     usage=None,
     spent=None,
+    trace_id="",
 )

@@ -574,6 +574,21 @@ def test_triton_is_for_its_namespace_unless_exposed() -> None:
     assert "from" not in everybody and {"protocol": "TCP", "port": 8000} in everybody["ports"]
 
 
+def test_traces_go_to_one_collector() -> None:
+    """Both components send there, which Triton's policy lets through; their own variables win. Else none do."""
+    manifests = rendered("everything")
+    for container in (gateway(manifests)[1], server(manifests)[1]):
+        assert variables(container)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector.observability:4318"
+    egress = only(manifests, "NetworkPolicy", "-router-server")["spec"]["egress"]
+    assert {"ports": [{"protocol": "TCP", "port": 4318}]} in egress
+    for url, port in (("https://c.example", 443), ("http://c/base", 80), ("https://[::1]:8443/x", 8443)):
+        policy = only(rendered("defaults", f"tracing.endpoint={url}"), "NetworkPolicy", "-router-server")
+        assert {"ports": [{"protocol": "TCP", "port": port}]} in policy["spec"]["egress"]
+    own = [f"routerServer.env[0].{key}" for key in ("name=OTEL_EXPORTER_OTLP_ENDPOINT", "value=http://mine")]
+    assert variables(server(rendered("everything", *own))[1])["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://mine"
+    assert "OTEL" not in str(rendered("defaults"))
+
+
 # Tests that run in the cluster
 
 
@@ -654,6 +669,8 @@ def test_kubernetes_1_20_is_enough() -> None:
         ([f"{STORAGE}.nfs.enabled=true"], ["nfs: server and path are needed"]),
         ([f"{STORAGE}.hostPath.enabled=true"], ["hostPath: path is needed"]),
         (["httpRoute.enabled=true"], ["httpRoute.parentRefs"]),
+        (["tracing.endpoint=http://c:4318/v1/traces"], ["tracing.endpoint", "leave it out"]),
+        (["tracing.endpoint=http://c:4317"], ["tracing.endpoint", "mostly 4318"]),
         (["routerServer.strategy.rollingUpdate.maxUnavailable=0"], ["routerServer.strategy", "both 0"]),
         (["routerController.strategy.rollingUpdate.maxSurge=0%"], ["routerController.strategy", "both 0"]),
         (
@@ -701,6 +718,7 @@ def test_all_refusals_come_at_once() -> None:
         "global.imageRegistry=registry.example.com",
         "routerController.env[0].name=5",
         "routerController.service.port=0",
+        "tracing.endpoint=collector:4318",
         r"routerController.config.snapshots.config\.yaml=x",
         "routerController.config.snapshots.a/b=x",
     ],

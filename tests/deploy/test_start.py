@@ -17,7 +17,7 @@ import pytest
 from classifiers.checkpoint import Head
 from scripts.adding.models import model_files
 from scripts.local.process import Process, free_ports, wait_until
-from scripts.local.triton import ENSEMBLES, ROOT, Triton, find_server, infer
+from scripts.local.triton import ENSEMBLES, ROOT, Triton, find_server, infer, trace_options
 from tests.processes import commands
 from tests.repository import copy_repository
 
@@ -149,6 +149,23 @@ def test_the_projects_own_repository(tmp_path: Path) -> None:
             for line in started.said
         )
     assert len(started.said) == 4
+
+
+def test_traces_go_where_opentelemetrys_variables_say(tmp_path: Path) -> None:
+    """The options are those of scripts/serve, which are tested with traces; without the variables there are none."""
+    base = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
+    named = {**base, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://collector/traces", "OTEL_SERVICE_NAME": "own"}
+    given = {
+        name: Started(tmp_path / name, ROOT / "model_repository", ("python",), **environ).arguments
+        for name, environ in {"base": base, "named": named, "off": base | {"OTEL_SDK_DISABLED": "true"}}.items()
+    }
+    traces = {name: [option for option in options if "trace-config" in option] for name, options in given.items()}
+    assert traces["base"] == list(trace_options(base))
+    assert traces["named"][-2:] == [
+        "--trace-config=opentelemetry,url=https://collector/traces",
+        "--trace-config=opentelemetry,resource=service.name=own",
+    ]
+    assert traces["off"] == []
 
 
 def test_routellm_routers_with_weights_are_loaded(tmp_path: Path) -> None:

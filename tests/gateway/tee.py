@@ -36,6 +36,11 @@ class Tee:
         return [each for each in self._connections if each.received and not each.received.startswith(_LIST)]
 
     @property
+    def every(self) -> list[Connection]:
+        """Those, too, that began with the list of models, and may have gone on with anything."""
+        return list(self._connections)
+
+    @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 

@@ -86,6 +86,14 @@
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) }}
 - "httpRoute.parentRefs: the Gateway is needed, as - name: my-gateway"
 {{- end }}
+{{- with .Values.tracing.endpoint }}
+{{- if regexMatch "/v1/traces/?$" . }}
+- "tracing.endpoint: the path /v1/traces is added to it: leave it out"
+{{- end }}
+{{- if regexMatch ":4317(/|$)" . }}
+- "tracing.endpoint: 4317 is the port of OTLP over gRPC: give that of OTLP over HTTP, mostly 4318"
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* What is accepted and has no effect, or is best known, as a list. */}}
