@@ -1,6 +1,20 @@
-"""Processes of others, found in /proc."""
+"""Processes of others: found in /proc, and stopped for a while."""
 
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """While it does nothing; of a gateway's workers the others answer."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def stubs_of(triton_pid: int, model: str) -> list[int]:

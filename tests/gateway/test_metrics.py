@@ -2,8 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,8 @@ from gateway.observe.usage import Usage
 from scripts.local.process import free_port
 from tests.conftest import ROOT, WITHOUT_CACHE, StartGateway
 from tests.gateway.client import Gateway, chat, eventually
+from tests.gateway.test_workers import workers_of
+from tests.processes import stopped
 from tests.reliability.observe import metric
 
 _CHAT = "/v1/chat/completions"
@@ -156,37 +156,21 @@ def test_the_blueprints_names(start_gateway: StartGateway) -> None:
             assert metric(gateway.url, name, **named) == value, (name, named)
 
 
-@contextmanager
-def _stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def test_right_with_several_workers(start_gateway: StartGateway) -> None:
     """What each of two workers counted is in the sum, and stays there when one of them is no more."""
     gateway = start_gateway("policies:\n" + policy("code", _CODE, _OTHER), arguments=["--workers", "2"])
-    workers: set[int] = set()
-
-    def both_ran() -> bool:
-        events = [line["event"] for line in gateway.log_lines()]
-        workers.update(int(each.split("[")[1][:-1]) for each in events if each.startswith("Started server process"))
-        return len(workers) == 2
-
-    assert eventually(both_ran)
+    assert eventually(lambda: len(workers_of(gateway)) == 2)
+    first, second = workers_of(gateway)
     costs = []
-    for idle in sorted(workers):
-        with _stopped(idle):
+    for idle in (first, second):
+        with stopped(idle):
             costs.append(_ask(gateway, model="code")["cost"])
     assert metric(gateway.url, "llm_router_cost_total") == pytest.approx(sum(costs))
     assert metric(gateway.url, "num_requests") == 2
-    dead = min(workers)
-    os.kill(dead, signal.SIGKILL)
-    assert eventually(lambda: both_ran() or len(workers) > 2)
-    assert eventually(lambda: _metric(gateway, "num_requests") == 2)
-    assert _metric(gateway, "llm_token_usage", category="completion") == 8
+    os.kill(first, signal.SIGKILL)
+    assert eventually(lambda: len(workers_of(gateway)) == 3)
+    assert metric(gateway.url, "num_requests") == 2
+    assert metric(gateway.url, "llm_token_usage", category="completion") == 8
 
 
 def test_price() -> None:

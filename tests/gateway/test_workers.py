@@ -2,8 +2,6 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx2
 import pytest
@@ -11,6 +9,7 @@ import pytest
 from gateway import cli
 from tests.conftest import DEFAULT_CONFIG, StartGateway
 from tests.gateway.client import Gateway, chat, eventually
+from tests.processes import stopped
 
 _PATIENCE = 60.0  # an event that never comes is the failure; how soon it comes is not judged
 _SERVED = 'llm_router_requests_total{outcome="complete",path="/v1/route",status="200"}'
@@ -20,11 +19,11 @@ _SERVED = 'llm_router_requests_total{outcome="complete",path="/v1/route",status=
 def gateway(start_gateway: StartGateway) -> Gateway:
     """Two workers."""
     gateway = start_gateway(DEFAULT_CONFIG.read_text(), arguments=["--workers", "2", "--drain-seconds", "60"])
-    assert eventually(lambda: len(_workers(gateway)) == 2)
+    assert eventually(lambda: len(workers_of(gateway)) == 2)
     return gateway
 
 
-def _workers(gateway: Gateway) -> list[int]:
+def workers_of(gateway: Gateway) -> list[int]:
     """The process ids of all workers that have begun to serve, in their order."""
     events = [line["event"] for line in gateway.log_lines()]
     ready = sum(event == "Application startup complete." for event in events)
@@ -33,20 +32,10 @@ def _workers(gateway: Gateway) -> list[int]:
     ]
 
 
-@contextmanager
-def _stopped(pid: int) -> Iterator[None]:
-    """While it does nothing, the other worker answers."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 def _route_by_each(gateway: Gateway, workers: list[int], count: int) -> None:
     """Has each of two workers decide `count` times."""
     for idle in workers:
-        with _stopped(idle):
+        with stopped(idle):
             for _ in range(count):
                 assert gateway.post("/v1/route", chat("hi")).status_code == 200
 
@@ -61,7 +50,7 @@ def _kept(gateway: Gateway, workers: list[int]) -> list[int]:
     """How many decisions each of two workers says that all have made lately."""
     kept = []
     for idle in workers:
-        with _stopped(idle):
+        with stopped(idle):
             kept.append(gateway.get("/decisions").json()["kept"])
     return kept
 
@@ -69,10 +58,10 @@ def _kept(gateway: Gateway, workers: list[int]) -> list[int]:
 def test_all_workers_serve_and_are_summed(gateway: Gateway) -> None:
     """Each worker answers by itself; either one's `/metrics` has the sum of both, and bounds of all are those told;
     either one's `/decisions` has those of both."""
-    workers = _workers(gateway)
+    workers = workers_of(gateway)
     _route_by_each(gateway, workers, 10)
     for idle in workers:
-        with _stopped(idle):
+        with stopped(idle):
             assert _served(gateway) == 20
             text = gateway.get("/metrics").text
     assert eventually(lambda: _kept(gateway, workers) == [20, 20])
@@ -84,11 +73,11 @@ def test_all_workers_serve_and_are_summed(gateway: Gateway) -> None:
 def test_a_worker_that_dies_is_replaced(gateway: Gateway) -> None:
     """A killed worker is replaced by one that serves, and nothing that it counted is lost, nor counted twice; its
     latest decisions are shown no more."""
-    first, second = _workers(gateway)
+    first, second = workers_of(gateway)
     _route_by_each(gateway, [first, second], 5)
     os.kill(first, signal.SIGKILL)
-    assert eventually(lambda: len(_workers(gateway)) == 3)
-    _, _, third = _workers(gateway)
+    assert eventually(lambda: len(workers_of(gateway)) == 3)
+    _, _, third = workers_of(gateway)
     _route_by_each(gateway, [second, third], 5)
     assert _served(gateway) == 20
     assert eventually(lambda: _kept(gateway, [second, third]) == [15, 15])
@@ -108,8 +97,8 @@ def test_sigterm_drains_all(gateway: Gateway) -> None:
     """After SIGTERM to the first process running streams of both workers end with [DONE], and it with code 0."""
     streams: list[list[str]] = []
     threads = []
-    for idle in _workers(gateway):
-        with _stopped(idle):
+    for idle in workers_of(gateway):
+        with stopped(idle):
             begun = threading.Event()
             streams.append([])
             threads.append(threading.Thread(target=_read, args=(gateway, begun, streams[-1])))
@@ -130,7 +119,7 @@ def test_workers_end_with_the_first_process(gateway: Gateway) -> None:
     """When the first process is killed, so that it can tell nobody, nothing is left to listen."""
     os.kill(gateway.process.pid, signal.SIGKILL)
     assert eventually(lambda: not gateway.is_live())
-    assert eventually(lambda: not any(os.path.exists(f"/proc/{pid}/fd/0") for pid in _workers(gateway)))
+    assert eventually(lambda: not any(os.path.exists(f"/proc/{pid}/fd/0") for pid in workers_of(gateway)))
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "17", "two"])
