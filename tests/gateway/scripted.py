@@ -21,6 +21,8 @@ class Scripted:
     body: bytes = b'{"error": {"message": "busy"}}'
     pieces: list[bytes] | None = None
     """A POST's answer as chunks, sent one after the other in place of `body`."""
+    wait_seconds: float = 0.001
+    """Before each of them."""
     models: list[str] | None = None
     """What it lists; None: it lists nothing, but answers as to a POST."""
     received: list[dict[str, Any]] = field(default_factory=list)
@@ -67,8 +69,8 @@ def scripted_upstream(**answer: Any) -> Iterator[Scripted]:
                 self.send_header(name, value)
             self.end_headers()
             for piece in filter(None, pieces):  # an empty chunk would be the end
+                time.sleep(script.wait_seconds)  # else the kernel puts them together
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-                time.sleep(0.001)  # else the kernel puts them together
             self.wfile.write(b"0\r\n\r\n")
 
         def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
