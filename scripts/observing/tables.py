@@ -187,6 +187,7 @@ _RECORD = Record(
     status=200,
     outcome="complete",
     seconds=0.0,
+    head_seconds=None,
     first_byte_seconds=None,
     bytes_out=0,
     routed=Routed(Selection((Target("", ""),), "decided")),
