@@ -82,7 +82,7 @@ def create_app(
     api = [
         *(Route(endpoint.path, chat.answering(endpoint), methods=["POST"]) for endpoint in chat.ENDPOINTS),
         Route(chat.ALIAS, chat.alias, methods=["POST"]),
-        Route("/v1/route", chat.route, methods=["POST"]),
+        Route(chat.ROUTE, chat.route, methods=["POST"]),
         Route("/v1/models", models, methods=["GET"]),
         Route("/openapi.json", openapi, methods=["GET"]),
         *page.routes(),

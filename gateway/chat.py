@@ -56,6 +56,7 @@ MESSAGES = Endpoint("/v1/messages", "messages", text_of_messages)  # Anthropic's
 EMBEDDINGS = Endpoint("/v1/embeddings", "input", None)
 ENDPOINTS = (CHAT, COMPLETIONS, RESPONSES, MESSAGES, EMBEDDINGS)
 ALIAS = "/completions"
+ROUTE = "/v1/route"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ async def alias(request: Request) -> Response:
 
 
 async def route(request: Request) -> Response:
-    """The decision alone: nothing is forwarded."""
+    """ROUTE, the decision alone: nothing is forwarded."""
     body = await _read_body(request)
     routed = await _route(request.state.router, _endpoint_of(body), body, request.state.client)
     request.state.routed = routed

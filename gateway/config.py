@@ -259,7 +259,9 @@ class Policy(BasePolicy):
     def upstreams(self) -> Mapping[str, Upstream]:
         """Every model that may answer, by the name under which a request may ask for it."""
         by_name = {llm.name: llm for llm in self.llms}
-        return by_name if self.on_abstain is None else {self.on_abstain: self.abstention_llm} | by_name
+        if self.on_abstain is None or self.on_abstain in by_name:
+            return by_name
+        return by_name | {self.on_abstain: self.abstention_llm}
 
     @property
     def fallback_llm(self) -> Llm:
@@ -683,8 +685,15 @@ def _check_routellm(policy: RouteLLMPolicy, place: str, faults: list[str], warni
 
 
 def _cost_warnings(policy: Policy | RouteLLMPolicy, place: str) -> Iterator[str]:
-    without = [name for name, upstream in policy.upstreams.items() if upstream.cost is None]
-    if 0 < len(without) < len(policy.upstreams):
+    costs: dict[tuple[str, str], Cost | None] = {}
+    names: dict[tuple[str, str], str] = {}
+    for name, upstream in policy.upstreams.items():
+        for each in policy.in_order(upstream):
+            model = (each.api_base, each.model)
+            costs.setdefault(model, each.cost)
+            names.setdefault(model, name if each is upstream else each.model)
+    without = [names[model] for model, cost in costs.items() if cost is None]
+    if 0 < len(without) < len(costs):
         yield f"{place}: policy {policy.name!r} has no cost for {', '.join(without)}: what they take is not counted"
 
 

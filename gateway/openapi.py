@@ -100,7 +100,7 @@ PATHS: dict[str, dict[str, Any]] = {
     "/playground.js": _get("its script", "404", content="text/javascript"),
     "/config": _get("the configuration in force, keys redacted"),
     "/metrics": _get("Prometheus", content="text/plain"),
-    "/decisions": _get("the latest decisions and whom they chose how often: names and figures, no content"),
+    "/decisions": _get("the latest decisions, and how often each model was chosen: names and figures, no content"),
     "/openapi.json": _get("this document"),
 }
 

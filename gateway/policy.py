@@ -255,12 +255,12 @@ def as_cached(selection: Selection) -> Selection:
 
 def all_targets(config: Config) -> frozenset[Target]:
     """Every target that a policy may choose."""
-    return frozenset(
-        target
-        for policy in config.policies.values()
-        for upstream in policy.upstreams.values()
-        for target in _targets(policy, upstream)
-    )
+    return frozenset(target for policy in config.policies.values() for target in targets_of(policy))
+
+
+def targets_of(policy: Policy | RouteLLMPolicy) -> tuple[Target, ...]:
+    """Every target that the policy may choose; one by several names stands as often."""
+    return tuple(target for upstream in policy.upstreams.values() for target in _targets(policy, upstream))
 
 
 def _targets(policy: Policy | RouteLLMPolicy, upstream: Upstream) -> tuple[Target, ...]:

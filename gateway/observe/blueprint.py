@@ -13,6 +13,7 @@ from gateway.observe.shared import quick
 PATHS = frozenset({chat.ALIAS, *(endpoint.path for endpoint in chat.ENDPOINTS)})
 """What the blueprint counts: requests for a model's answer."""
 
+_CATEGORIES = ("prompt", "completion", "total")
 # Those of the blueprint, and more beyond: answers may take minutes.
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -46,12 +47,19 @@ class BlueprintMetrics:
             ("error_type",),
             registry=registry,
         )
-        self._latency = seconds("request_latency_seconds", "From a request to the first byte of its answer.")
+        self._latency = seconds("request_latency_seconds", "From a request to the head of its answer.")
         self._selection = seconds("model_selection_time_seconds", "Time that Triton took, or that it was given.")
         self._response = seconds("llm_response_time_seconds", "From asking an llm to the head of its answer.", "llm")
         self._overhead = seconds(
             "proxy_overhead_latency_seconds", "What is left of the latency without Triton's and the llm's part."
         )
+
+    def begin(self, policy: str, llm: str) -> None:
+        """Its series are there, at 0, from now on."""
+        self._by_policy.labels(policy)
+        self._by_model.labels(llm)
+        for category in _CATEGORIES:
+            self._tokens.labels(llm, llm, category)
 
     def count(self, record: Record) -> None:
         """One more request."""
@@ -59,7 +67,7 @@ class BlueprintMetrics:
             return
         self._requests.inc()
         self._count_outcome(record)
-        latency = record.seconds if record.first_byte_seconds is None else record.first_byte_seconds
+        latency = record.seconds if record.head_seconds is None else record.head_seconds
         self._latency.observe(latency)
         if (routed := record.routed) is None:
             return
@@ -88,6 +96,6 @@ class BlueprintMetrics:
         if record.routed is not None and record.routed.upstream_seconds is not None:
             self._response.labels(llm).observe(record.routed.upstream_seconds)
         if (usage := record.usage) is not None:
-            tokens = {"prompt": usage.input_tokens, "completion": usage.output_tokens}
-            for category, n in (tokens | {"total": sum(tokens.values())}).items():
+            counts = (usage.input_tokens, usage.output_tokens, usage.input_tokens + usage.output_tokens)
+            for category, n in zip(_CATEGORIES, counts, strict=True):
                 self._tokens.labels(llm, llm, category).inc(n)

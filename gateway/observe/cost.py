@@ -6,8 +6,6 @@ from gateway.chat import Routed
 from gateway.config import Cost, Policy, RouteLLMPolicy
 from gateway.observe.usage import Usage
 
-_UNROUTED = ("manual", "passthrough")
-
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -30,10 +28,11 @@ def spent(routed: Routed, usage: Usage) -> Spent | None:
     if own is None:
         return None
     cost = price(own, usage)
-    if routed.policy is None or routed.selection.reason in _UNROUTED:
+    if routed.policy is None:
         return Spent(cost, cost)
-    strongest = cost_of_strongest(routed.policy)
-    return Spent(cost, None if strongest is None else price(strongest, usage))
+    if (strongest := cost_of_strongest(routed.policy)) is None:
+        return Spent(cost, None)
+    return Spent(cost, cost if routed.selection.reason == "manual" else price(strongest, usage))
 
 
 def price(cost: Cost, usage: Usage) -> float:

@@ -10,14 +10,17 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.chat import Routed
+from gateway.chat import ROUTE, Routed
+from gateway.config import Config
 from gateway.observe import shared
 from gateway.observe.blueprint import BlueprintMetrics
+from gateway.observe.cost import cost_of_strongest
 from gateway.observe.record import Record
 from gateway.observe.routellm import RouteLLMMetrics
 from gateway.observe.tokens import TokenMetrics
 from gateway.observe.traffic import TrafficMetrics
-from gateway.reasons import AS_MEANT
+from gateway.policy import targets_of
+from gateway.reasons import AS_MEANT, REASONS
 from gateway.state import State
 from gateway.targets import Eligibility
 
@@ -42,17 +45,21 @@ class Metrics:
             "client_requests", "Finished requests that a client key let in, by the key's name.", "client"
         )
         self._routed = self._counter(
-            "routed", "Requests for which a model was chosen.", "policy", "label", "model", "reason"
+            "routed", "Requests for an answer for which a model was chosen.", "policy", "label", "model", "reason"
         )
         self._fallbacks = self._counter(
-            "fallbacks", "Of them, those that the model of a decision did not answer, by reason.", "policy", "reason"
+            "fallbacks",
+            "Of them, those for another model than a decision would have had, by reason.",
+            "policy",
+            "reason",
         )
         self._decision_seconds = self._seconds(
             "decision", "Time from asking Triton to its answer or failure.", _DECISION_BUCKETS, "policy"
         )
         self._upstream_seconds = self._seconds(
             "upstream",
-            "Time from asking upstream to the head of the answer, other models' attempts included.",
+            "Time from asking upstream to the head of the answer, other models' attempts included; a stream's head may "
+            "come before its first token.",
             _ANSWER_BUCKETS,
             "model",
         )
@@ -67,6 +74,7 @@ class Metrics:
         self._traffic = TrafficMetrics(self.registry)
         self._blueprint = BlueprintMetrics(self.registry)
         self._state = _StateMetrics(self.registry)
+        self._begun: Config | None = None
 
     def count(self, record: Record) -> None:
         """Observer."""
@@ -85,9 +93,10 @@ class Metrics:
         policy = routed.policy.name if routed.policy else ""
         # A model that no llm has could be anything that a client made up.
         model = selection.target.model if selection.target.name else ""
-        self._routed.labels(policy, selection.label or "", model, selection.reason).inc()
-        if selection.reason not in AS_MEANT:
-            self._fallbacks.labels(policy, selection.reason).inc()
+        if record.path != ROUTE:  # which asks what would be, and gets no model's answer
+            self._routed.labels(policy, selection.label or "", model, selection.reason).inc()
+            if selection.reason not in AS_MEANT:
+                self._fallbacks.labels(policy, selection.reason).inc()
         if routed.decision_seconds is not None:
             self._decision_seconds.labels(policy).observe(routed.decision_seconds)
         if routed.upstream_seconds is not None:
@@ -96,6 +105,17 @@ class Metrics:
             self._traffic.count(policy, routed.traffic)
         self._routellm.count(routed)
         self._tokens.count(record, policy, model)
+
+    def _begin(self, config: Config) -> None:
+        """What may be counted is there from 0 on: Prometheus' rate() and increase() do not see a first value."""
+        for policy in config.policies.values():
+            is_compared = cost_of_strongest(policy) is not None
+            for target in targets_of(policy):
+                self._tokens.begin(policy.name, target.model, target.cost is not None, is_compared)
+                self._blueprint.begin(policy.name, target.name)
+            for reason in REASONS:
+                if reason not in AS_MEANT:
+                    self._fallbacks.labels(policy.name, reason)
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return shared.quick(Counter(f"llm_router_{name}", documentation, labels, registry=self.registry))
@@ -118,6 +138,9 @@ class Metrics:
             await asyncio.sleep(SHOW_SECONDS)
 
     def _show(self, state: State) -> None:
+        if state.config is not self._begun:
+            self._begin(state.config)
+            self._begun = state.config
         self._state.show(state)
         self._traffic.show(state.config.snapshots)
 

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.chat import ROUTE
 from gateway.errors import AsciiJSONResponse
 from gateway.observe import shared
 from gateway.observe.log import fields_of
@@ -39,7 +40,6 @@ _FIELDS = (
     "input_tokens",
     "output_tokens",
 )
-_UNFORWARDED = "/v1/route"
 
 Row = Mapping[str, Any]
 Summary = Mapping[str, Any]
@@ -64,7 +64,7 @@ class Recent:
     def summary(self) -> Summary:
         """Of this worker's rows."""
         rows = list(reversed(self._rows))
-        forwarded = [row for row in rows if row["path"] != _UNFORWARDED]
+        forwarded = [row for row in rows if row["path"] != ROUTE]
         return {
             "kept": len(rows),
             "decisions": rows[:SHOWN],

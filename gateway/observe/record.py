@@ -33,6 +33,8 @@ class Record:
     outcome: Literal["complete", "client_gone", "broken"]
     """`broken`: the answer began and could not be finished."""
     seconds: float
+    head_seconds: float | None
+    """From arrival to the head of the answer; of a stream it may come before its first byte."""
     first_byte_seconds: float | None
     bytes_out: int
     routed: Routed | None
@@ -86,6 +88,7 @@ class _Watched:
         self._receive = receive
         self._send = send
         self._start = time.perf_counter()
+        self._head: float | None = None
         self._first_byte: float | None = None
         self._status: int | None = None
         self._bytes_out = 0
@@ -109,6 +112,7 @@ class _Watched:
             kept = [header for header in message["headers"] if header[0] != b"x-request-id"]
             message["headers"] = [*kept, (b"x-request-id", self.request_id.encode())]
             self._status = message["status"]
+            self._head = time.perf_counter()
             self._usage = self._usage_reader(kept)
         elif message["type"] == "http.response.body":
             if self._first_byte is None:
@@ -132,6 +136,7 @@ class _Watched:
             status=None if self._gone and not self._bytes_out else self._status,
             outcome="client_gone" if self._gone else "complete" if self._complete else "broken",
             seconds=time.perf_counter() - self._start,
+            head_seconds=None if self._head is None else self._head - self._start,
             first_byte_seconds=None if self._first_byte is None else self._first_byte - self._start,
             bytes_out=self._bytes_out,
             routed=routed,

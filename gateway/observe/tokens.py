@@ -21,13 +21,24 @@ class TokenMetrics:
         self._tokens = counter("tokens", "Tokens of prompts and answers, as upstreams count them.", "model", "type")
         self._missing = counter(
             "usage_missing",
-            "Answers whose tokens the upstream did not tell: streams without stream_options.include_usage.",
+            "Answers whose tokens are not known: streams without stream_options.include_usage, answers over 256 KiB in "
+            "one piece, compressed ones.",
             "model",
         )
         self._cost = counter("cost", "What these tokens cost, where the llm has a cost.", "model")
         self._at_strongest = counter(
             "cost_at_strongest", "What as many tokens of the policy's strongest model would have cost.", "model"
         )
+
+    def begin(self, policy: str, model: str, has_cost: bool, is_compared: bool) -> None:
+        """Its series are there, at 0, from now on."""
+        self._missing.labels(policy, model)
+        for kind in ("input", "output"):
+            self._tokens.labels(policy, model, kind)
+        if has_cost:
+            self._cost.labels(policy, model)
+        if has_cost and is_compared:
+            self._at_strongest.labels(policy, model)
 
     def count(self, record: Record, policy: str, model: str) -> None:
         """One more request for which a model was chosen."""

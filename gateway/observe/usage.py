@@ -11,10 +11,13 @@ MAX_EVENT_BYTES = 1024 * 1024
 MAX_BODY_BYTES = 256 * 1024
 """Of an answer in one piece: a longer one would be parsed for milliseconds."""
 _MOST_TOKENS = 2**53  # from here on a sum of floats, as metrics are, is none
-# OpenAI's older names, and those of its responses and of Anthropic's messages.
+# OpenAI's older names, and those of its responses and of Anthropic's messages. Anthropic's input_tokens are without
+# what a cache had or took.
 _KINDS = {
     "prompt_tokens": "input",
     "input_tokens": "input",
+    "cache_creation_input_tokens": "cached",
+    "cache_read_input_tokens": "remembered",
     "completion_tokens": "output",
     "output_tokens": "output",
 }
@@ -105,7 +108,8 @@ def _usage_in(documents: list[bytes]) -> Usage | None:
             tokens |= _tokens(usage)
     if "input" not in tokens:
         return None
-    return Usage(tokens["input"], tokens.get("output", 0))  # an embedding has none
+    prompt = sum(tokens.get(kind, 0) for kind in ("input", "cached", "remembered"))
+    return Usage(prompt, tokens.get("output", 0))  # an embedding has no answer
 
 
 def _usages(answer: Any) -> Iterator[Mapping[str, Any]]:

@@ -82,7 +82,7 @@ def _at_a_glance() -> Sequence[Panel]:
         ),
         Panel(
             "Fallbacks",
-            "Of the requests with a model chosen, those that another one answered than a decision would have had.",
+            "Of the requests with a model chosen, those for another one than a decision would have had.",
             [Query(ratio(f"({rate('llm_router_fallbacks_total')} or vector(0))", routed))],
             "percentunit",
             stat=True,
@@ -124,7 +124,7 @@ def _traffic() -> Sequence[Panel]:
         ),
         Panel(
             "Requests by model",
-            "Which models answer. Empty: a model that the client named itself.",
+            "Which models were chosen. Empty: a model that the client named itself.",
             [Query(rate("llm_router_routed_total", by="model"), "{{model}}")],
             "reqps",
             stacked=True,
@@ -275,7 +275,7 @@ def _fallbacks() -> Sequence[Panel]:
     return [
         Panel(
             "Fallbacks by reason",
-            "Requests that another model answered than a decision would have had, and why. decision_* and triton_* are "
+            "Requests for another model than a decision would have had, and why. decision_* and triton_* are "
             "Triton's; target_unavailable, upstream_overloaded and context_length the models'.",
             [Query(else_none(rate("llm_router_fallbacks_total", by="reason"), "reason"), "{{reason}}")],
             "reqps",

@@ -60,7 +60,8 @@ _LOOK_AT = {
     "request_latency_seconds": "as `llm_router_first_byte_seconds`",
     "model_selection_time_seconds": "as `llm_router_decision_seconds`",
     "llm_response_time_seconds": "as `llm_router_upstream_seconds`",
-    "proxy_overhead_latency_seconds": "milliseconds; more means a gateway short of CPU: more gateways, or `--workers`",
+    "proxy_overhead_latency_seconds": "milliseconds; more means clients that send their bodies slowly, or a gateway "
+    "short of CPU: more gateways, or `--workers`",
 }
 
 _LOG_FIELDS = {
@@ -186,6 +187,7 @@ _RECORD = Record(
     status=200,
     outcome="complete",
     seconds=0.0,
+    head_seconds=None,
     first_byte_seconds=None,
     bytes_out=0,
     routed=Routed(Selection((Target("", ""),), "decided")),

@@ -21,6 +21,8 @@ class Scripted:
     body: bytes = b'{"error": {"message": "busy"}}'
     pieces: list[bytes] | None = None
     """A POST's answer as chunks, sent one after the other in place of `body`."""
+    wait_seconds: float = 0.001
+    """Before each of them."""
     breaks_off: threading.Event | None = None
     """Once this is set, the connection is closed after `pieces`, in the middle of another chunk."""
     models: list[str] | None = None
@@ -69,8 +71,8 @@ def scripted_upstream(**answer: Any) -> Iterator[Scripted]:
                 self.send_header(name, value)
             self.end_headers()
             for piece in filter(None, pieces):  # an empty chunk would be the end
+                time.sleep(script.wait_seconds)  # else the kernel puts them together
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-                time.sleep(0.001)  # else the kernel puts them together
             if script.breaks_off is None:
                 self.wfile.write(b"0\r\n\r\n")
                 return

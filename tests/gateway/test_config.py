@@ -363,6 +363,12 @@ def test_costs_of_some(tmp_path: Path) -> None:
     (warning,) = _load(tmp_path, text).warnings
     assert "policy 'p' has no cost for weak" in warning
     assert not _load(tmp_path, text.replace(", cost: {input: 1, output: 2}", "")).warnings
+    named = text.replace("model: b", "model: b, cost: {input: 1, output: 1}")
+    assert not _load(tmp_path, named).warnings
+    (warning,) = _load(tmp_path, named.replace("model: b,", "model: b, fallbacks: [c, d, c],")).warnings
+    assert "no cost for c, d: " in warning
+    (warning,) = _load(tmp_path, text.replace("type:", "fallback: b, type:")).warnings
+    assert "no cost for weak: " in warning
 
 
 def test_fallbacks_in_order(tmp_path: Path) -> None:

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.chat import Routed
 from gateway.config import Cost, load_config
-from gateway.observe.cost import cost_of_strongest, price
+from gateway.observe.cost import Spent, cost_of_strongest, price, spent
 from gateway.observe.usage import Usage
+from gateway.policy import Selection, targets_of
+from gateway.reasons import Reason
 from scripts.local.process import free_port
 from tests.conftest import ROOT, WITHOUT_CACHE, StartGateway
 from tests.gateway.client import Gateway, chat, eventually
+from tests.gateway.scripted import scripted_upstream
 from tests.gateway.test_workers import workers_of
 from tests.processes import stopped
 from tests.reliability.observe import metric
@@ -156,6 +161,42 @@ def test_the_blueprints_names(start_gateway: StartGateway) -> None:
             assert metric(gateway.url, name, **named) == value, (name, named)
 
 
+def test_the_wait_for_a_streams_first_token_is_no_overhead(start_gateway: StartGateway) -> None:
+    """A stream's head may come long before its first token; what the router adds ends with the head."""
+    with scripted_upstream(headers={"content-type": "text/event-stream"}, pieces=[b": x\n\n"], wait_seconds=1) as slow:
+        gateway = start_gateway("policies:\n" + policy("code", _CODE, _OTHER), DYNAMO_API_BASE=slow.url)
+        line = _ask(gateway, model="code", stream=True)
+    assert line["first_byte_ms"] > 1000
+    assert metric(gateway.url, "proxy_overhead_latency_seconds_sum") < 1
+    assert metric(gateway.url, "request_latency_seconds_sum") < metric(gateway.url, "llm_router_first_byte_seconds_sum")
+
+
+def test_counters_begin_at_0(start_gateway: StartGateway) -> None:
+    """What a policy may count is there before it happens: a rate does not see a first value. What only asks how a
+    request would be routed is no request for an answer."""
+    pair = "  - {name: pair, type: routellm, threshold: 0.1, strong: {api_base: '${DYNAMO_API_BASE}', model: free}, "
+    pair += f"weak: {{api_base: '${{DYNAMO_API_BASE}}', model: {SMALL}, {CHEAP}}}}}\n"
+    gateway = start_gateway(WITHOUT_CACHE + "policies:\n" + policy("code", _CODE, _OTHER) + pair)
+    assert _ask(gateway, path="/v1/route", model="code")["reason"] == "decided"
+    families = text_string_to_metric_families(gateway.get("/metrics").text)
+    samples = [sample for family in families for sample in family.samples]
+
+    def series(name: str) -> list[tuple[str, ...]]:
+        found = [sample for sample in samples if sample.name == name]
+        assert all(sample.value == 0 for sample in found)
+        return sorted(tuple(sample.labels.values()) for sample in found)
+
+    models = [(LARGE, "code"), (SMALL, "code"), ("free", "pair"), (SMALL, "pair")]
+    assert series("llm_router_usage_missing_total") == sorted(models)
+    assert series("llm_router_cost_total") == sorted(each for each in models if "free" not in each)
+    assert series("llm_router_cost_at_strongest_total") == [(LARGE, "code"), (SMALL, "code")]
+    assert len(series("llm_router_tokens_total")) == 2 * len(models)
+    assert ("pair", "decision_timeout") in series("llm_router_fallbacks_total")
+    assert ("pair", "decided") not in series("llm_router_fallbacks_total")
+    assert series("requests_per_model") == [("Code Generation",), ("Other",), ("strong",), ("weak",)]
+    assert series("llm_router_routed_total") == []
+
+
 def test_right_with_several_workers(start_gateway: StartGateway) -> None:
     """What each of two workers counted is in the sum, and stays there when one of them is no more."""
     gateway = start_gateway("policies:\n" + policy("code", _CODE, _OTHER), arguments=["--workers", "2"])
@@ -192,7 +233,13 @@ def test_the_strongest_model(tmp_path: Path) -> None:
     assert cost_of_strongest(policies["free"]) is None
     assert cost_of_strongest(policies["pair"]) == Cost(input=1, output=2)
     file.write_text(text.replace("model: a, %s", "model: a"))
-    assert cost_of_strongest(load_config(file, environ).policies["pair"]) is None
+    pair = load_config(file, environ).policies["pair"]
+    assert cost_of_strongest(pair) is None
+    reasons: tuple[Reason, ...] = ("decided", "manual")
+    for reason in reasons:  # in one series, of which a saving would otherwise be told
+        target = next(target for target in targets_of(pair) if target.cost is not None)
+        routed = Routed(Selection((target,), reason), pair)
+        assert spent(routed, Usage(1_000_000, 0)) == Spent(9, None)
 
 
 def test_no_step_imports_what_observes() -> None:

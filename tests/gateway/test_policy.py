@@ -5,7 +5,7 @@ import pytest
 from gateway.config import Config, Cost, Llm, Policy, RouteLLMPolicy
 from gateway.decision import Decision
 from gateway.errors import BadRequest, GatewayError, NotFound
-from gateway.policy import Target, all_targets, as_cached, fall_back, read_named_model, read_wish, select
+from gateway.policy import Target, all_targets, as_cached, fall_back, read_named_model, read_wish, select, targets_of
 
 
 def _llm(name: str, model: str, base: str = "http://up:1", key: str = "") -> Llm:
@@ -181,6 +181,26 @@ def test_who_answers_when_unsure_is_one_of_the_policys_models() -> None:
     assert read_wish({"model": "third"}, config).target == Target("http://up:1", "third", "k")
     manual = {"nim-llm-router": {"routing_strategy": "manual", "model": "third"}}
     assert read_wish(manual, config).target == Target("http://up:1", "third", "k")
+
+
+def test_targets_have_their_llms_names() -> None:
+    """Also where another key of the policy names the same llm, by its model."""
+    llms = {
+        "llms": [
+            {"name": "A", "api_base": "http://x", "model": "a"},
+            {"name": "B", "api_base": "http://x", "model": "b"},
+        ]
+    }
+    url = "http://x:8000/v2/models/somebodys/infer"
+    policy = Policy.model_validate({"name": "p", "url": url, "min_confidence": 0.5, "on_abstain": "b", **llms})
+    assert {target.model: target.name for target in targets_of(policy)} == {"a": "A", "b": "B"}
+    other = policy.model_copy(update={"on_abstain": "c"})
+    assert {target.model: target.name for target in targets_of(other)} == {"a": "A", "b": "B", "c": "c"}
+    pair = RouteLLMPolicy.model_validate(
+        {"name": "p", "type": "routellm", "threshold": 0.5, "fallback": "b"}
+        | {"strong": {"api_base": "http://x", "model": "a"}, "weak": {"api_base": "http://x", "model": "b"}}
+    )
+    assert {target.model: target.name for target in targets_of(pair)} == {"a": "strong", "b": "weak"}
 
 
 def test_no_decision_means_the_fallback() -> None:

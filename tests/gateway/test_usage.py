@@ -143,6 +143,16 @@ def test_nonsense_counts_as_nothing(usage: str) -> None:
     assert read(True, b"data: ", raw, b"\n\n") is None
 
 
+def test_what_a_cache_had_is_input() -> None:
+    """Anthropic leaves it out of input_tokens, OpenAI does not leave it out of prompt_tokens."""
+    anthropic = b'{"usage": {"input_tokens": 3, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 100, '
+    assert read(False, anthropic + b'"output_tokens": 9}}') == Usage(123, 9)
+    openai = (
+        b'{"usage": {"prompt_tokens": 123, "prompt_tokens_details": {"cached_tokens": 100}, "completion_tokens": 9}}'
+    )
+    assert read(False, openai) == Usage(123, 9)
+
+
 def test_embeddings_have_no_answer() -> None:
     """Of an embedding only the prompt counts."""
     assert read(False, b'{"data": [], "usage": {"prompt_tokens": 4, "total_tokens": 4}}') == Usage(4, 0)
