@@ -1,18 +1,18 @@
 """What a chat said, for a trace that an operator wants it in: by GenAI's convention, and bounded."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.types import Message, Receive, Send
 
 MAX_CHARACTERS = 65536
-"""Of the texts of the messages, and as many of the answers."""
+"""Of the messages, and as many of the answers: of their texts, and _PER_PART for what holds each."""
 MAX_BYTES = 1024 * 1024
 """Of a request, of an answer that is no stream, and of a line of a stream: longer ones are not read."""
 
 _Json = dict[str, Any]
-_PER_PART = 64  # characters that a part counts besides its text
+_PER_PART = 64  # characters that a message or a part of one counts besides its texts: about what its JSON takes
 _MOST_CHOICES = 64
 
 
@@ -42,7 +42,7 @@ class Content:
         """`gen_ai.input.messages` and `gen_ai.output.messages` as JSON, where there are any; whether they are whole."""
         room = _Room()
         messages = _field(_parse(self._request), "messages")
-        sent = [_input(each, room) for each in reversed(_list(messages)) if isinstance(each, dict) and room.left]
+        sent = _while_there_is_room(_input, reversed(_list(messages)), room)
         answered = self._answer.messages()
         cut = room.cut or self._answer.room.cut or max(len(self._request), self._answer.bytes_kept) > MAX_BYTES
         attributes: dict[str, str | bool] = {"llm_router.content_cut": cut}
@@ -68,10 +68,12 @@ class _Room:
         self.left -= len(kept)
         return kept
 
-    def part(self) -> None:
-        if self.left <= _PER_PART:
-            self.cut = True
-        self.left = max(self.left - _PER_PART, 0)
+    def part(self) -> bool:
+        """Whether there is room for one more message or part, which is taken."""
+        fits = self.left > _PER_PART
+        self.cut = self.cut or not fits
+        self.left = self.left - _PER_PART if fits else 0
+        return fits
 
 
 class _Whole:
@@ -89,8 +91,9 @@ class _Whole:
         _keep(self._body, data)
 
     def messages(self) -> list[_Json]:
-        choices = [each for each in _list(_field(_parse(self._body), "choices")) if isinstance(each, dict)]
-        return [_output(each.get("message"), each.get("finish_reason"), self.room) for each in choices[:_MOST_CHOICES]]
+        choices = _list(_field(_parse(self._body), "choices"))
+        self.room.cut = self.room.cut or len(choices) > _MOST_CHOICES
+        return _while_there_is_room(_output, choices[:_MOST_CHOICES], self.room)
 
 
 class _Stream:
@@ -98,6 +101,7 @@ class _Stream:
 
     def __init__(self) -> None:
         self.room = _Room()
+        self._words = _Room()  # for roles and reasons to finish: a long text leaves the last of them room
         self.bytes_kept = 0
         self._line = bytearray()
         self._choices: dict[int, _Json] = {}
@@ -105,17 +109,23 @@ class _Stream:
     def feed(self, data: bytes) -> None:
         *lines, rest = data.split(b"\n")
         for line in lines:
-            _keep(self._line, line)
+            self._keep(line)
             self._read(bytes(self._line))
             self._line.clear()
-        _keep(self._line, rest)
-        self.bytes_kept = max(self.bytes_kept, len(self._line))
+        self._keep(rest)
 
     def messages(self) -> list[_Json]:
-        return [
-            _output({**choice, "content": "".join(choice["content"])}, choice["finish_reason"], _Room())
-            for _, choice in sorted(self._choices.items())
-        ]
+        """What was put together, with room of its own: so much was kept, and what holds it counts here."""
+        room = _Room()
+        choices = [choice for _, choice in sorted(self._choices.items())]
+        wholes = [{**each, "message": {**each, "content": "".join(each["content"])}} for each in choices]
+        messages = _while_there_is_room(_output, wholes, room)
+        self.room.cut = self.room.cut or self._words.cut or room.cut
+        return messages
+
+    def _keep(self, data: bytes) -> None:
+        _keep(self._line, data)
+        self.bytes_kept = max(self.bytes_kept, len(self._line))
 
     def _read(self, line: bytes) -> None:
         if not line.startswith(b"data:"):
@@ -128,47 +138,57 @@ class _Stream:
         if index not in self._choices and len(self._choices) >= _MOST_CHOICES:
             self.room.cut = True
             return
-        whole = self._choices.setdefault(index, {"content": [], "tool_calls": [], "finish_reason": None})
+        new = {"role": "", "content": [], "tool_calls": [], "finish_reason": ""}
+        whole = self._choices.setdefault(index, new)
         delta = choice.get("delta")
         delta = delta if isinstance(delta, dict) else {}
-        if delta.get("role"):
-            whole["role"] = delta["role"]
+        whole["role"] = whole["role"] or self._words.take(delta.get("role"))  # some servers repeat it
         if text := self.room.take(delta.get("content")):
             whole["content"].append(text)
         for call in _list(delta.get("tool_calls")):
             self._add_call(whole["tool_calls"], call)
-        whole["finish_reason"] = choice.get("finish_reason") or whole["finish_reason"]
+        whole["finish_reason"] = whole["finish_reason"] or self._words.take(choice.get("finish_reason"))
 
     def _add_call(self, calls: list[_Json], call: Any) -> None:
         function = _field(call, "function")
         name, arguments = _field(function, "name"), self.room.take(_field(function, "arguments"))
-        if call_id := _field(call, "id"):  # its first piece
-            self.room.part()
-            if self.room.left:
-                calls.append(
-                    {"id": self.room.take(call_id), "function": {"name": self.room.take(name), "arguments": ""}}
-                )
+        if (call_id := _field(call, "id")) and self.room.part():  # its first piece
+            calls.append({"id": self.room.take(call_id), "function": {"name": self.room.take(name), "arguments": ""}})
         if calls:
             calls[-1]["function"]["arguments"] += arguments
 
 
+def _while_there_is_room(written: Callable[[_Json, _Room], _Json], those: Iterable[Any], room: _Room) -> list[_Json]:
+    """These as messages, in their order; even one that says nothing takes its room."""
+    messages: list[_Json] = []
+    for each in those:
+        if not isinstance(each, dict):
+            continue
+        if not room.part():
+            break
+        messages.append(written(each, room))
+    return messages
+
+
 def _input(message: _Json, room: _Room) -> _Json:
     """A message as the convention has it."""
-    role = message.get("role")
-    if role == "tool":
-        room.part()
-        response = {"type": "tool_call_response", "id": room.take(message.get("tool_call_id"))}
-        return {"role": "tool", "parts": [{**response, "response": room.take(message.get("content"))}]}
-    return {"role": room.take(role), "parts": _parts(message, room)}
+    role = room.take(message.get("role"))
+    if role != "tool":
+        return {"role": role, "parts": _parts(message, room)}
+    if not room.part():
+        return {"role": role, "parts": []}
+    response = {"type": "tool_call_response", "id": room.take(message.get("tool_call_id"))}
+    return {"role": role, "parts": [{**response, "response": room.take(message.get("content"))}]}
 
 
-def _output(message: Any, finish_reason: Any, room: _Room) -> _Json:
+def _output(choice: _Json, room: _Room) -> _Json:
+    """A choice of an answer as the convention has it."""
+    message = choice.get("message")
     message = message if isinstance(message, dict) else {}
-    parts = _parts(message, room)
     return {
         "role": room.take(message.get("role") or "assistant"),
-        "parts": parts,
-        "finish_reason": room.take(finish_reason),
+        "finish_reason": room.take(choice.get("finish_reason")),
+        "parts": _parts(message, room),
     }
 
 
@@ -178,16 +198,14 @@ def _parts(message: Mapping[str, Any], room: _Room) -> list[_Json]:
     pieces = content if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
     parts: list[_Json] = []
     for piece in pieces:
-        room.part()
-        if not room.left:
+        if not room.part():
             break
         if _field(piece, "type") == "text":
             parts.append({"type": "text", "content": room.take(piece.get("text"))})
         else:
             parts.append({"type": room.take(_field(piece, "type"))})
     for call in _list(message.get("tool_calls")):
-        room.part()
-        if not room.left:
+        if not room.part():
             break
         function = _field(call, "function")
         named = {"type": "tool_call", "id": room.take(_field(call, "id")), "name": room.take(_field(function, "name"))}

@@ -60,7 +60,6 @@ _CHATS = frozenset({"/v1/chat/completions", ALIAS})
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "CONNECT", "TRACE"})
 _MODEL_INFER = "inference.GRPCInferenceService/ModelInfer"
 _LONGEST = 256  # characters of a name: a client may have made it up
-_EXPORTER = "opentelemetry.exporter."
 _Attributes = dict[str, str | int | float | bool | None]
 _propagator = TraceContextTextMapPropagator()  # alone: a client's baggage goes by as any header does
 _log = logging.getLogger(__name__)
@@ -323,7 +322,7 @@ def _resource() -> Resource:
 class _Seldom(logging.Handler):
     """OpenTelemetry's messages as ours: one in LOG_SECONDS, since a collector that is gone gives one every few.
 
-    What they are about is told for the exporter alone: others quote the values of variables, keys among them.
+    Nothing of what they quote is told: the values of variables, the collector's URL and its answers may hold keys.
     """
 
     def __init__(self) -> None:
@@ -335,9 +334,24 @@ class _Seldom(logging.Handler):
         if (now := time.monotonic()) < self._next:
             self._left_out += 1
             return
-        told = record.getMessage() if record.name.startswith(_EXPORTER) else str(record.msg)
-        _log.warning("tracing: %s", told[:300], extra={"fields": {"left_out": self._left_out}})
+        _log.warning("tracing: %s", _unquoted(record)[:300], extra={"fields": {"left_out": self._left_out}})
         self._next, self._left_out = now + LOG_SECONDS, 0
+
+
+def _unquoted(record: logging.LogRecord) -> str:
+    """Its message, of whose values numbers are told, and of an exception the type."""
+    message = record.msg if isinstance(record.msg, str) else str(_told(record.msg))
+    raised = f" ({record.exc_info[0].__name__})" if record.exc_info and record.exc_info[0] else ""
+    try:
+        return message % tuple(map(_told, record.args or ())) + raised
+    except (TypeError, ValueError):  # a place that takes numbers only, or has a name
+        return message + raised
+
+
+def _told(value: object) -> object:
+    if isinstance(value, int | float):
+        return value
+    return type(value).__name__ if isinstance(value, BaseException) else "…"
 
 
 def _take_over_logging() -> None:

@@ -23,6 +23,8 @@ class Scripted:
     """A POST's answer as chunks, sent one after the other in place of `body`."""
     wait_seconds: float = 0.001
     """Before each of them."""
+    breaks_off: threading.Event | None = None
+    """Once this is set, the connection is closed after `pieces`, in the middle of another chunk."""
     models: list[str] | None = None
     """What it lists; None: it lists nothing, but answers as to a POST."""
     received: list[dict[str, Any]] = field(default_factory=list)
@@ -71,7 +73,12 @@ def scripted_upstream(**answer: Any) -> Iterator[Scripted]:
             for piece in filter(None, pieces):  # an empty chunk would be the end
                 time.sleep(script.wait_seconds)  # else the kernel puts them together
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-            self.wfile.write(b"0\r\n\r\n")
+            if script.breaks_off is None:
+                self.wfile.write(b"0\r\n\r\n")
+                return
+            script.breaks_off.wait(60)
+            self.wfile.write(b"4\r\nda")
+            self.close_connection = True
 
         def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
             self.send_response(status)

@@ -111,8 +111,38 @@ def test_what_is_too_long_is_cut() -> None:
     assert told["llm_router.content_cut"] is True
     for name in ("gen_ai.input.messages", "gen_ai.output.messages"):
         assert len(told[name]) < MAX_CHARACTERS + 1000
-    many = _seen(_request(*[{"role": "user", "content": "w"}] * 20_000), [])
-    assert len(many["gen_ai.input.messages"]) < 2 * MAX_CHARACTERS and many["llm_router.content_cut"] is True
+
+
+_EMPTY: list[Any] = [{}] * 50_000
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param(_EMPTY, id="nothing"),
+        pytest.param([{"role": "user"}] * 25_000, id="roles"),
+        pytest.param([{"role": "tool", "tool_call_id": "c", "content": "w"}] * 9_000, id="tools"),
+        pytest.param([{"tool_calls": [{}]}] * 20_000, id="messages with a call"),
+        pytest.param([{"tool_calls": _EMPTY}], id="calls"),
+        pytest.param([{"content": _EMPTY}], id="parts"),
+    ],
+)
+def test_what_says_little_takes_room(messages: list[Any]) -> None:
+    """Of many messages, choices, calls or parts as many are told as the bound has room for, and that some are not."""
+    told = _seen(_request(*messages), [json.dumps({"choices": [{"message": each} for each in messages]}).encode()])
+    for name in ("gen_ai.input.messages", "gen_ai.output.messages"):
+        assert 2 < len(told[name]) <= MAX_CHARACTERS
+    assert told["llm_router.content_cut"] is True
+
+
+def test_the_room_is_used_up_to_the_last_message() -> None:
+    """What is said to be whole is whole: a message that takes exactly what is left, and one more."""
+    exactly = {"content": "y" * (MAX_CHARACTERS - 2 * 64)}
+    assert _seen(_request(exactly), [])["llm_router.content_cut"] is False
+    told = _seen(_request({}, exactly), [])
+    assert len(json.loads(told["gen_ai.input.messages"])) == 1 and told["llm_router.content_cut"] is True
+    answers = [json.dumps({"choices": [{}] * count}).encode() for count in (64, 65)]
+    assert [_seen(b"{}", [answer])["llm_router.content_cut"] for answer in answers] == [False, True]
 
 
 def test_a_stream_is_bounded() -> None:
@@ -121,8 +151,26 @@ def test_a_stream_is_bounded() -> None:
     stream = b"".join(b"data: %b\n\n" % piece.encode() for piece in pieces)
     told = _seen(b"{}", [stream], b"text/event-stream")
     assert len(told["gen_ai.output.messages"]) < 2 * MAX_CHARACTERS and told["llm_router.content_cut"] is True
-    told = _seen(b"{}", [b"data: " + b"u" * (2 * MAX_BYTES)], b"text/event-stream")
-    assert told == {"llm_router.content_cut": True}
+    for end in (b"", b"\n"):
+        told = _seen(b"{}", [b"data: " + b"u" * (2 * MAX_BYTES) + end], b"text/event-stream")
+        assert told == {"llm_router.content_cut": True}
+
+
+def test_a_stream_of_anything_but_text_is_bounded() -> None:
+    """Long roles, reasons and names, and empty tool calls without end; the reason to finish outlives a long text."""
+    long = "r" * MAX_CHARACTERS
+    named = [{"index": n, "delta": {"role": long}, "finish_reason": long} for n in range(64)]
+    calls = [_chunk({"tool_calls": [{"id": "c", "function": {}}] * 10})] * 1000
+    for chunks in ([{"choices": [each]} for each in named], calls):
+        stream = b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in chunks)
+        told = _seen(b"{}", [stream], b"text/event-stream")
+        assert len(told["gen_ai.output.messages"]) <= MAX_CHARACTERS and told["llm_router.content_cut"] is True
+    chunks = [_chunk({"role": "assistant", "content": long}), _chunk({"role": "assistant"}, "stop")]
+    stream = b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in chunks)
+    told = _seen(b"{}", [stream], b"text/event-stream")
+    (answer,) = json.loads(told["gen_ai.output.messages"])
+    assert (answer["role"], answer["finish_reason"]) == ("assistant", "stop")
+    assert 0 < len(answer["parts"][0]["content"]) < MAX_CHARACTERS and told["llm_router.content_cut"] is True
 
 
 @pytest.mark.parametrize(

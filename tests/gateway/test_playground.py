@@ -5,10 +5,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, FloatRect, Locator, Page, expect
+from playwright.sync_api import Browser, FloatRect, Locator, Page, Route, expect
 
 from gateway.observe import playground
 from gateway.reasons import REASONS
@@ -279,6 +280,7 @@ def test_recent_decisions_appear_live(gateway: Gateway, browser: Browser) -> Non
         expect(row.locator("td[data-name=Policy]")).to_have_text("complexity_router")
         expect(row.locator("td[data-name=Status]")).to_have_text("200")
         expect(page.get_by_role("list", name="Requests by policy")).to_contain_text("complexity_router")
+        expect(page.get_by_role("contentinfo")).to_contain_text("The table of recent decisions holds names and figures")
         page.clock.install()
         page.reload()
         expect(row).to_be_visible()
@@ -418,6 +420,56 @@ def test_answers_are_text_of_bounded_length(gateway: Gateway, upstream: Scripted
         _send(page)
         expect(page.get_by_role("alert")).to_contain_text("broke off")
         expect(answer).to_have_text("half of it")
+
+
+def test_answers_that_are_odd(
+    gateway: Gateway, upstream: Scripted, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is cut is said to be; counts of tokens are shown where they are numbers; JSON is named."""
+    usages = {
+        "{}": "The model did not say how many tokens.",
+        '{"prompt_tokens": null, "completion_tokens": "7"}': "The model did not say how many tokens.",
+        '{"prompt_tokens": null, "completion_tokens": 7}': "7 tokens out.",
+    }
+    with visiting(browser, gateway.url) as visit:
+        page, alert = visit.page, visit.page.get_by_role("alert")
+        for usage, shown in usages.items():
+            upstream.body = _chunk("all") + b'data: {"choices": [], "usage": %b}\n\n' % usage.encode()
+            upstream.body += b"data: [DONE]\n\n"
+            _fill(page, _PYTHON, "<b>scripted</b>")
+            _send(page)
+            expect(page.locator(".usage")).to_have_text(shown)
+            expect(alert).to_be_empty()
+        with monkeypatch.context() as patch:
+            patch.setattr(upstream, "pieces", [_chunk("half of it")])
+            patch.setattr(upstream, "breaks_off", cut := Event())
+            page.get_by_role("button", name="Send").click()
+            expect(page.locator(".answer")).to_have_text("half of it")
+            cut.set()
+            expect(alert).to_have_text("The answer broke off before its end.")
+            expect(page.locator(".answer")).to_have_text("half of it")
+            expect(page.locator(".chip").last).to_have_text("failed")
+        with monkeypatch.context() as patch:
+            patch.setattr(upstream, "headers", {})
+            _send(page)
+            expect(alert).to_contain_text("answered with JSON")
+
+
+def test_the_decision_is_shown_once(gateway: Gateway, browser: Browser) -> None:
+    """What the chat's own decision took is no part of its first byte, which a decision of an hour shows."""
+
+    def decided_for_an_hour(route: Route) -> None:
+        answer = route.fetch()
+        assert float(answer.headers["x-router-decision-ms"]) > 0
+        route.fulfill(response=answer, headers={**answer.headers, "x-router-decision-ms": "3600000.0"})
+
+    with visiting(browser, gateway.url) as visit:
+        visit.page.route("**/v1/chat/completions", decided_for_an_hour)
+        _fill(visit.page, _PYTHON)
+        _send(visit.page)
+        card = visit.page.get_by_role("article")
+        assert (_figure(card, "First byte"), _figure(card, "Whole answer")) == ("0.0 ms", "0.0 ms")
+        assert _figure(card, "Decision") not in ("0.0 ms", "remembered")
 
 
 def test_another_model_that_answers_is_named(gateway: Gateway, upstream: Scripted, browser: Browser) -> None:

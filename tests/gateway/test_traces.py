@@ -16,6 +16,7 @@ import httpx2
 import openai
 import pytest
 
+from gateway.observe.spans import _Seldom
 from gateway.observe.traces import load_tracing
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import Process, free_port, wait_until
@@ -341,9 +342,10 @@ def test_workers_are_instances(start_gateway: StartGateway, collector: Collector
 
 
 def test_a_collector_that_is_gone(start_gateway: StartGateway) -> None:
-    """Requests are answered, and the log has one line about it."""
+    """Requests are answered, and the log has one line about it, without the keys that its URL may hold."""
+    endpoint = f"http://me:{SECRET}@127.0.0.1:{free_port()}/v1/traces?api-key={SECRET}"
     fast = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
-    gateway = start_gateway(_config(), OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}", **fast)
+    gateway = start_gateway(_config(), OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=endpoint, **fast)
 
     def ask() -> int:
         return gateway.post("/v1/chat/completions", chat("hello", model="plain")).status_code
@@ -355,6 +357,30 @@ def test_a_collector_that_is_gone(start_gateway: StartGateway) -> None:
     assert eventually(lambda: lines() > 0)
     assert [ask() for _ in range(3)] == [200] * 3
     assert lines() == 1
+    (line,) = [line for line in gateway.log_lines() if line["event"].startswith("tracing: ")]
+    assert "ConnectionError" in line["event"]
+    assert SECRET not in gateway.process.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("message", "values", "told"),
+    [
+        ("code: %s, reason: %s", (403, f"no such key: {SECRET}"), "code: 403, reason: …"),
+        ("error %s, retrying in %.2fs", (OSError(f"/?key={SECRET}"), 0.5), "error OSError, retrying in 0.50s"),
+        ("invalid number %d", (SECRET,), "invalid number %d"),
+        ("invalid header %(header)s", ({"header": SECRET},), "invalid header %(header)s"),
+        (ValueError(SECRET), (), "ValueError"),
+        ("100 % sure", (), "100 % sure"),
+    ],
+)
+def test_log_lines_quote_nothing(
+    message: object, values: tuple[object, ...], told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OpenTelemetry's messages with numbers and types of exceptions alone: the rest may hold a key."""
+    made = logging.LogRecord("opentelemetry.exporter.x", logging.WARNING, "", 0, message, values, None)
+    _Seldom().emit(made)
+    (record,) = caplog.records
+    assert record.getMessage() == f"tracing: {told}"
 
 
 @pytest.mark.rare

@@ -6,6 +6,8 @@ const MOST_ANSWER_CHARACTERS = 100_000; // what the page holds of one answer
 const MOST_LINE_CHARACTERS = 1_000_000; // of a stream's line: more is no chat chunk
 const MOST_TOKENS = 1_000_000;
 const NO_CHUNK = "The model's server sent what is no part of an answer.";
+const BROKEN = "The answer broke off before its end.";
+const NO_STREAM = "The model's server answered with JSON where a stream was asked for.";
 
 const WHY = {
   decided: "The policy sends that label to this model.",
@@ -92,7 +94,9 @@ async function* events(body) {
   let rest = "";
   try {
     for (;;) {
-      const { done, value } = await reader.read();
+      const { done, value } = await reader.read().catch((error) => {
+        throw error.name === "AbortError" ? error : new Refusal(0, BROKEN); // the connection was cut
+      });
       if (done) return;
       const lines = (rest + value).split(/\r\n|\n|\r/);
       rest = lines.pop();
@@ -214,8 +218,11 @@ class Card {
 
   showUsage(usage) {
     const cut = this.answerLength > MOST_ANSWER_CHARACTERS ? ` Only the first ${count(MOST_ANSWER_CHARACTERS)} characters are shown.` : "";
-    const tokens = usage ? `${count(usage.prompt_tokens)} tokens in, ${count(usage.completion_tokens)} out.` : "The model did not say how many tokens.";
-    this.find(".usage").textContent = tokens + cut;
+    const told = [[usage?.prompt_tokens, "in"], [usage?.completion_tokens, "out"]]
+      .filter(([tokens]) => Number.isFinite(tokens)) // a server may write anything there
+      .map(([tokens, way], index) => `${count(tokens)}${index ? "" : " tokens"} ${way}`)
+      .join(", ");
+    this.find(".usage").textContent = (told ? `${told}.` : "The model did not say how many tokens.") + cut;
   }
 
   end(chip = null) {
@@ -299,12 +306,19 @@ async function run(policy, card, request, signal) {
   const start = performance.now();
   const answer = await post("v1/chat/completions", { ...body, stream: true, stream_options: { include_usage: true } }, signal);
   card.showAnswerer(answer.headers, decision);
+  if (answer.headers.get("content-type")?.startsWith("application/json")) {
+    answer.body?.cancel().catch(() => {}); // else it would hold its connection
+    throw new Refusal(0, NO_STREAM);
+  }
   card.begin();
+  // Without a cache the chat was decided once more. That is taken off: the decision is shown once, as of one request.
+  const decidedAgain = Number(answer.headers.get("x-router-decision-ms")) || 0;
+  const elapsed = () => Math.max(0, performance.now() - start - decidedAgain);
   let usage = null;
   let ended = false;
   for await (const data of events(answer.body)) {
     if (card.times.firstByte === undefined) {
-      card.times.firstByte = performance.now() - start;
+      card.times.firstByte = elapsed();
       card.showTimes();
     }
     if (data === "[DONE]") {
@@ -314,13 +328,13 @@ async function run(policy, card, request, signal) {
     const chunk = chunkOf(data);
     const delta = chunk.choices?.[0]?.delta;
     const text = delta?.content ?? delta?.reasoning_content;
-    if (text) card.add(text);
+    if (typeof text === "string") card.add(text);
     usage = chunk.usage ?? usage;
   }
-  card.times.whole = performance.now() - start;
+  card.times.whole = elapsed();
   card.showTimes();
   card.showUsage(usage);
-  if (!ended) throw new Refusal(0, "The answer broke off before its end.");
+  if (!ended) throw new Refusal(0, BROKEN);
 }
 
 /** What one run came to: a few words for the status. Never raises. */
