@@ -159,7 +159,10 @@ def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
         options.state / "triton",
         models=(*models_with_weights(environ), *own_models(wanted, options.models)),
         environ=environ,
-        options=[*([f"--model-repository={options.models}"] if options.models else []), *trace_options(environ)],
+        options=[
+            *([f"--model-repository={options.models}"] if options.models else []),
+            *trace_options(environ | {"OTEL_SERVICE_NAME": "triton"}),  # what is set is the gateway's
+        ],
     )
     demo_models = [] if given else _models_at(config, demo_url)
     demo = DemoDynamo(options.dynamo_port, demo_models, options.state / "dynamo")

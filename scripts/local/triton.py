@@ -1,5 +1,6 @@
 """The real Triton Inference Server on this machine: NVIDIA's container's own, or the one in the PyPI wheel."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -7,9 +8,10 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from typing import Any
 
-from gateway.observe.traces import is_asked_for
 from scripts.local.process import Process, StartError, fetch, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -109,20 +111,21 @@ def models_with_weights(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def trace_options(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Triton's own options to send traces where OpenTelemetry's variables say; none when they ask for none.
+    """Triton's own options to send traces, those of its image: none where the gateway would have none."""
+    options: tuple[str, ...] = _image_start().trace_options(environ)
+    return options
 
-    A rate of 0 leaves it to those who ask: a request that continues a trace is traced whatever the rate is, and no
-    other should be.
-    """
-    if not is_asked_for(environ):
-        return ()
-    endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    url = endpoint or environ["OTEL_EXPORTER_OTLP_ENDPOINT"].rstrip("/") + "/v1/traces"
-    settings = ["mode=opentelemetry", "rate=0", "level=TIMESTAMPS", f"opentelemetry,url={url}"]
-    settings.append("opentelemetry,resource=service.name=triton")
-    if delay := environ.get("OTEL_BSP_SCHEDULE_DELAY"):
-        settings.append(f"opentelemetry,bsp_schedule_delay={delay}")
-    return tuple(f"--trace-config={setting}" for setting in settings)
+
+@functools.cache
+def _image_start() -> Any:
+    """The program that starts Triton in its image; by its path, since it stands alone there."""
+    loader = SourceFileLoader("deploy_triton_start", str(ROOT / "deploy" / "triton" / "start"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[loader.name] = module  # its dataclass looks itself up
+    loader.exec_module(module)
+    return module
 
 
 def own_models(wanted: Mapping[str, str], repository: Path | None) -> tuple[str, ...]:

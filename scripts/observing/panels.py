@@ -170,7 +170,8 @@ def _drawing(panel: Panel) -> dict[str, Any]:
 
 
 def _stat_options() -> dict[str, Any]:
-    return {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
+    # Without a colour: no bound holds for every router, and Grafana's own one is 80 of whatever it is.
+    return {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "none", "graphMode": "area"}
 
 
 def _timeseries_options() -> dict[str, Any]:

@@ -18,16 +18,25 @@ class Sums:
     requests: int = 0
     answers: int = 0
     without_tokens: int = 0
-    without_cost: int = 0
-    """Answers with tokens, of a model that has no cost."""
-    without_comparison: int = 0
-    """Answers with a cost whose policy's strongest model has none."""
+    with_tokens: int = 0
+    with_cost: int = 0
+    with_comparison: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
     compared: float = 0.0
     """The part of `cost` that `at_strongest` compares with."""
     at_strongest: float = 0.0
+
+    @property
+    def without_cost(self) -> int:
+        """Answers with tokens, of a model that has no cost."""
+        return self.with_tokens - self.with_cost
+
+    @property
+    def without_comparison(self) -> int:
+        """Answers with a cost whose policy's strongest model has none."""
+        return self.with_cost - self.with_comparison
 
     @property
     def saved(self) -> float:
@@ -45,22 +54,24 @@ class Sums:
         if answer.input_tokens is None or answer.output_tokens is None:
             self.without_tokens += answer.answered
             return
+        self.with_tokens += 1
         self.input_tokens += answer.input_tokens
         self.output_tokens += answer.output_tokens
         if answer.cost is None:
-            self.without_cost += 1
             return
+        self.with_cost += 1
         self.cost += answer.cost
         if answer.cost_at_strongest is None:
-            self.without_comparison += 1
             return
+        self.with_comparison += 1
         self.compared += answer.cost
         self.at_strongest += answer.cost_at_strongest
 
     def as_json(self) -> dict[str, Any]:
         """Every figure, and what follows from them."""
         figures = {name: value for name, value in vars(self).items() if name != "compared"}
-        return figures | {"saved": self.saved, "saved_share": self.saved_share}
+        counts = {"without_cost": self.without_cost, "without_comparison": self.without_comparison}
+        return figures | counts | {"saved": self.saved, "saved_share": self.saved_share}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def draw_account(account: Account, answers: Sequence[Answer], file: Path) -> Non
     places = range(len(policies))
     bars.barh(places, [sums.at_strongest for _, sums in policies], color=_STRONGEST, label="at the strongest model")
     bars.barh(places, [sums.compared for _, sums in policies], height=0.5, color=_SPENT, label="spent")
-    bars.set_yticks(places, [policy or "(named by\nthe client)" for policy, _ in policies])
+    # A `$` in a name begins no formula.
+    bars.set_yticks(places, [policy or "(named by\nthe client)" for policy, _ in policies], parse_math=False)
     for place, (_, sums) in zip(places, policies, strict=True):
         if sums.saved_share is not None:
             bars.annotate(f" {sums.saved_share:.0%} saved", (max(sums.at_strongest, sums.compared), place), va="center")

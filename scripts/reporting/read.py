@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from scripts.training.data import DataError
 from scripts.training.records import refuse
 
 _ROUTE = "/v1/route"  # which only tells what would be decided
-_MOST_TOKENS = 2**53
+_MOST = 2**53  # of tokens, and of money: what is more is a mistake, and its sum might be no number
 UNKNOWN = "(unknown)"
 """Models that clients named and that did not answer, which may be anything."""
 
@@ -24,6 +23,7 @@ class Answer:
     """One request's line. Tokens are None where the upstream did not tell, costs where the configuration does not."""
 
     time: datetime
+    """UTC."""
     policy: str
     model: str
     reason: str
@@ -95,11 +95,11 @@ def _time(value: Mapping[str, Any], at: str) -> datetime:
     found = value.get("time")
     try:
         time = datetime.fromisoformat(found) if isinstance(found, str) else None
-    except ValueError:
-        time = None
-    if time is None or time.tzinfo is None:
-        raise DataError(f"{at}: 'time' should be a time with its zone, as in 2026-01-31T12:00:00.000+00:00")
-    return time
+        if time is not None and time.tzinfo is not None:
+            return time.astimezone(UTC)
+    except (ValueError, OverflowError):  # the second of what is before the year 1, or after 9999, in UTC
+        pass
+    raise DataError(f"{at}: 'time' should be a time with its zone, as in 2026-01-31T12:00:00.000+00:00")
 
 
 def _text(value: Mapping[str, Any], key: str, at: str) -> str:
@@ -114,8 +114,8 @@ def _text(value: Mapping[str, Any], key: str, at: str) -> str:
 
 def _tokens(value: Mapping[str, Any], key: str, at: str) -> int | None:
     found = value.get(key)
-    if found is not None and (type(found) is not int or not 0 <= found < _MOST_TOKENS):
-        raise DataError(f"{at}: '{key}' should be a whole number from 0 on")
+    if found is not None and (type(found) is not int or not 0 <= found < _MOST):
+        raise DataError(f"{at}: '{key}' should be a whole number from 0 on, and below 2**53")
     return found
 
 
@@ -123,6 +123,6 @@ def _money(value: Mapping[str, Any], key: str, at: str) -> float | None:
     found = value.get(key)
     if found is None:
         return None
-    if type(found) not in (int, float) or not 0 <= found or not math.isfinite(found):
-        raise DataError(f"{at}: '{key}' should be a number from 0 on")
+    if type(found) not in (int, float) or not 0 <= found < _MOST:  # NaN is neither
+        raise DataError(f"{at}: '{key}' should be a number from 0 on, and below 2**53")
     return float(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 
 from scripts.evaluating.report import table
 from scripts.reporting.account import Account, Sums
@@ -28,9 +28,9 @@ _NAMED = "(named by the client)"
 
 
 def format_account(account: Account, others: int, first: datetime, last: datetime) -> str:
-    """What each policy's models took and saved, why they were chosen, and what the figures leave out."""
+    """What each policy's models took and saved, why they were chosen, and what the figures leave out. Times are UTC."""
     total = account.total
-    span = " to ".join(f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S}" for time in (first, last))
+    span = " to ".join(f"{time:%Y-%m-%d %H:%M:%S}" for time in (first, last))
     head = f"{total.requests:,} requests, {total.answers:,} answered, {span} UTC; {others:,} other lines"
     rows = [
         _row(policy or _NAMED, model, sums, account.policies[policy].requests)
@@ -48,12 +48,12 @@ def format_account(account: Account, others: int, first: datetime, last: datetim
 
 
 def _row(policy: str, model: str, sums: Sums, of: int) -> tuple[str, ...]:
-    share = f"{sums.requests / of:.1%}"
-    counts = (policy, model, f"{sums.requests:,}", share, f"{sums.input_tokens:,}", f"{sums.output_tokens:,}")
-    if sums.without_cost and not sums.cost:
-        return *counts, "-", "-", "-", "-"
+    """A dash stands for what no answer of the row tells."""
+    tokens = [f"{each:,}" if sums.with_tokens else "-" for each in (sums.input_tokens, sums.output_tokens)]
+    spent = _money(sums.cost) if sums.with_cost else "-"
+    compared = [_money(each) if sums.with_comparison else "-" for each in (sums.at_strongest, sums.saved)]
     part = "-" if sums.saved_share is None else f"{sums.saved_share:.1%}"
-    return *counts, *(_money(each) for each in (sums.cost, sums.at_strongest, sums.saved)), part
+    return policy, model, f"{sums.requests:,}", f"{sums.requests / of:.1%}", *tokens, spent, *compared, part
 
 
 def _money(amount: float) -> str:
@@ -63,11 +63,12 @@ def _money(amount: float) -> str:
 def _notes(total: Sums) -> Iterator[str]:
     if total.without_tokens:
         yield (
-            f"{total.without_tokens:,} answers are in no sum: their upstream did not tell their tokens, as of streams "
+            f"Answers in no sum: {total.without_tokens:,}. Their upstream did not tell their tokens, as of streams "
             "without stream_options.include_usage."
         )
     if total.without_cost:
-        yield f"{total.without_cost:,} answers are of models without a cost: what they took is not in what was spent."
+        yield f"Answers of models without a cost: {total.without_cost:,}. What they took is not in what was spent."
     if total.without_comparison:
-        yield f"{total.without_comparison:,} answers saved nothing known: their policy's strongest model has no cost."
+        count = f"{total.without_comparison:,}"
+        yield f"Answers that saved nothing known: {count}. Their policy's strongest model has no cost."
     yield NOT_COUNTED

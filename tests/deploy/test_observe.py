@@ -18,6 +18,18 @@ from tests.deploy.chart import CHART, ROOT, only, refusal, rendered
 from tests.deploy.observed import DASHBOARDS, PROMETHEUS, RULES, Dashboard, known_metrics, metrics_in, panels, queries
 
 HERE = Path(__file__).parent
+# What makes Grafana call others, by its variables' names.
+CALLS = {
+    "ANALYTICS_REPORTING_ENABLED": "false",
+    "ANALYTICS_CHECK_FOR_UPDATES": "false",
+    "ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
+    "NEWS_NEWS_FEED_ENABLED": "false",
+    "PLUGINS_PLUGIN_ADMIN_ENABLED": "false",
+    "PLUGINS_PREINSTALL_DISABLED": "true",
+    "PLUGINS_PUBLIC_KEY_RETRIEVAL_DISABLED": "true",
+    "SECURITY_DISABLE_GRAVATAR": "true",
+    "SNAPSHOTS_EXTERNAL_ENABLED": "false",
+}
 CASES = ("alerts.yaml", "no_decisions.yaml", "drift.yaml")
 
 
@@ -61,6 +73,8 @@ def test_a_dashboard_is_well_formed(dashboard: Dashboard) -> None:
     for panel in panels(dashboard):
         assert panel["description"].endswith("."), panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"] and panel["targets"]
+        # Grafana's own thresholds make a number red from 80 on, whatever it counts.
+        assert panel["type"] != "stat" or panel["options"]["colorMode"] == "none"
         for each in (panel, *panel["targets"]):
             assert each["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         assert all('namespace=~"$namespace"' in target["expr"] for target in panel["targets"])
@@ -120,6 +134,16 @@ def test_the_charts_rules_are_the_files(promtool: str, tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules))
     assert "SUCCESS" in _run(promtool, "check", "rules", tmp_path / "rules.yaml")
     assert "decisionSeconds" in refusal("prometheusRule.decisionSeconds=0")
+
+
+def test_no_gateway_of_a_release_without_one_is_down() -> None:
+    """It would be for ever. The other rules stay as they are."""
+    with_one, without = (
+        only(rendered("everything", f"routerController.enabled={enabled}"), "PrometheusRule")["spec"]["groups"]
+        for enabled in ("true", "false")
+    )
+    assert with_one[0]["rules"][0]["alert"] == "LlmRouterGatewayDown"
+    assert without == [{"name": "llm-router", "rules": with_one[0]["rules"][1:]}]
 
 
 def test_alerts_say_what_to_do() -> None:
@@ -205,6 +229,7 @@ def test_compose_brings_prometheus_and_grafana_up() -> None:
     grafana = file["services"]["grafana"]["environment"]
     assert grafana["GF_SECURITY_ADMIN_PASSWORD"].startswith("${GRAFANA_PASSWORD:?")
     assert grafana["GF_AUTH_ANONYMOUS_ENABLED"] == "false"
+    assert {name: grafana[f"GF_{name}"] for name in CALLS} == CALLS
     base = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())
     assert set(file["services"]["prometheus"]["networks"]) == {"default", *base["networks"]}
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from classifiers.checkpoint import Head
+from gateway.observe.traces import _fault_of, is_asked_for
 from scripts.adding.models import model_files
 from scripts.local.process import Process, free_ports, wait_until
 from scripts.local.triton import ENSEMBLES, ROOT, Triton, find_server, infer, trace_options
@@ -151,21 +152,55 @@ def test_the_projects_own_repository(tmp_path: Path) -> None:
     assert len(started.said) == 4
 
 
-def test_traces_go_where_opentelemetrys_variables_say(tmp_path: Path) -> None:
-    """The options are those of scripts/serve, which are tested with traces; without the variables there are none."""
-    base = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
-    named = {**base, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://collector/traces", "OTEL_SERVICE_NAME": "own"}
-    given = {
-        name: Started(tmp_path / name, ROOT / "model_repository", ("python",), **environ).arguments
-        for name, environ in {"base": base, "named": named, "off": base | {"OTEL_SDK_DISABLED": "true"}}.items()
-    }
-    traces = {name: [option for option in options if "trace-config" in option] for name, options in given.items()}
-    assert traces["base"] == list(trace_options(base))
-    assert traces["named"][-2:] == [
-        "--trace-config=opentelemetry,url=https://collector/traces",
-        "--trace-config=opentelemetry,resource=service.name=own",
-    ]
-    assert traces["off"] == []
+BASE = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/"}
+URL = "opentelemetry,url=http://collector:4318/v1/traces"
+NAME = "opentelemetry,resource=service.name=triton"
+
+
+@pytest.mark.parametrize(
+    ("environ", "settings"),
+    [
+        ({}, None),
+        (BASE, [URL, NAME]),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " HTTP://collector:4318 "}, [URL.replace("http", "HTTP"), NAME]),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": " "}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"}, None),
+        (
+            BASE | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://c/traces\t"},
+            ["opentelemetry,url=https://c/traces", NAME],
+        ),
+        (BASE | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": " "}, [URL, NAME]),
+        (BASE | {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "collector:4318"}, None),
+        (BASE | {"OTEL_SDK_DISABLED": " TRUE "}, None),
+        (BASE | {"OTEL_SDK_DISABLED": "false"}, [URL, NAME]),
+        (BASE | {"OTEL_TRACES_EXPORTER": "None "}, None),
+        (BASE | {"OTEL_TRACES_EXPORTER": "zipkin"}, None),
+        (BASE | {"OTEL_TRACES_EXPORTER": " OTLP"}, [URL, NAME]),
+        (BASE | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, None),
+        (
+            BASE | {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "HTTP/protobuf "},
+            [URL, NAME],
+        ),
+        (BASE | {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/json"}, None),
+        (BASE | {"OTEL_SERVICE_NAME": "own"}, [URL, NAME.replace("triton", "own")]),
+        (BASE | {"OTEL_SERVICE_NAME": " "}, [URL, NAME]),
+        (BASE | {"OTEL_BSP_SCHEDULE_DELAY": "200 "}, [URL, NAME, "opentelemetry,bsp_schedule_delay=200"]),
+        (BASE | {"OTEL_BSP_SCHEDULE_DELAY": "soon"}, [URL, NAME]),
+    ],
+)
+def test_traces_go_where_opentelemetrys_variables_say(
+    environ: dict[str, str], settings: list[str] | None, tmp_path: Path
+) -> None:
+    """From the image and from scripts/serve; nowhere when the gateway has no traces by the same variables. A delay that
+    Triton would not start with is not handed on."""
+    first = ["mode=opentelemetry", "rate=0", "level=TIMESTAMPS"]
+    expected = [f"--trace-config={setting}" for setting in first + settings] if settings else []
+    repository = tmp_path / "repository"
+    write_model(repository, "one", f'backend: "python"\n{tensors("INPUT", "TYPE_STRING")}')
+    started = Started(tmp_path, repository, ("python",), **environ)
+    assert [option for option in started.arguments if "trace-config" in option] == expected
+    assert list(trace_options(environ)) == expected
+    assert (is_asked_for(environ) and _fault_of(environ) is None) == bool(expected)
 
 
 def test_routellm_routers_with_weights_are_loaded(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ def _ask(number: int) -> dict[str, Any]:
     return chat(f"Write a Python function that adds {number} to each element of a list", stream=number % 2 == 0)
 
 
+@pytest.mark.rare
 def test_from_rows_to_the_next_version(dynamo: DemoDynamo, tmp_path: Path) -> None:
     """A three-label policy is trained on 300 rows, added, served and routed by; a retrained version is compared with
     it, and pushed under load without a lost request: none is decided by the old one once the push returns."""

@@ -63,7 +63,7 @@ def test_a_gateways_log(start_gateway: StartGateway, tmp_path: Path) -> None:
     assert list(found["policies"][""]["models"]) == ["(unknown)"]
     assert (tmp_path / "saved.png").read_bytes().startswith(b"\x89PNG")
     shown = _report(gateway.process.log).stdout
-    assert "cold prefix" in shown and "1 answers are in no sum" in shown and "\x1b" not in shown
+    assert "cold prefix" in shown and "Answers in no sum: 1." in shown and "\x1b" not in shown
     assert f"{small['saved_share']:.1%}" in shown
 
 
@@ -90,12 +90,46 @@ def test_sums(write: Callable[..., Path]) -> None:
     assert total["saved"] == 0.75 and total["saved_share"] == 0.75 / 4.25
     shown = _report(log).stdout
     for note in (
-        "1 answers are in no sum",
-        "1 answers are of models",
-        "1 answers saved nothing known",
+        "Answers in no sum: 1.",
+        "Answers of models without a cost: 1.",
+        "Answers that saved nothing known: 1.",
         "4 other lines",
     ):
         assert note in shown
+
+
+def test_a_dash_for_what_nobody_told(write: Callable[..., Path]) -> None:
+    """No answer's usage, no cost, or no comparison: none of them is a 0, which a model that costs nothing has."""
+    nothing = {"input_tokens": None, "output_tokens": None, "cost": None, "cost_at_strongest": None}
+    log = write(
+        _line(model="silent", **nothing),
+        _line(model="priceless", cost=None, cost_at_strongest=None),
+        _line(model="alone", cost=0.5, cost_at_strongest=None),
+        _line(model="free", cost=0, cost_at_strongest=2),
+        _line(model="idle", cost=0, cost_at_strongest=0),
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in _report(log).stdout.splitlines()]
+    assert {row[1]: row[4:] for row in rows if len(row) == 10 and row[0] == "p" and row[1] != "all"} == {
+        "silent": ["-", "-", "-", "-", "-", "-"],
+        "priceless": ["1,000", "100", "-", "-", "-", "-"],
+        "alone": ["1,000", "100", "0.5", "-", "-", "-"],
+        "free": ["1,000", "100", "0", "2", "2", "100.0%"],
+        "idle": ["1,000", "100", "0", "0", "0", "-"],
+    }
+
+
+def test_times_are_compared_in_one_zone(write: Callable[..., Path]) -> None:
+    """Whatever zone a line has, the span is told in UTC."""
+    log = write(_line(time="2026-01-31T12:00:00+10:00"), _line(time="2026-01-31T01:00:00-02:00"))
+    assert "2026-01-31 02:00:00 to 2026-01-31 03:00:00 UTC" in _report(log).stdout
+    assert json.loads(_report(log, "--json").stdout)["first"] == "2026-01-31T02:00:00+00:00"
+
+
+def test_a_plot_of_any_names(write: Callable[..., Path], tmp_path: Path) -> None:
+    """A policy may be called like a formula, a broken one too."""
+    done = _report(write(_line(policy=r"$\frac$"), _line(policy="_$x^2$")), "--plot", tmp_path / "saved.png")
+    assert done.returncode == 0 and not done.stderr
+    assert (tmp_path / "saved.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -104,6 +138,8 @@ def test_sums(write: Callable[..., Path]) -> None:
         ({"time": "yesterday"}, "'time' should be a time"),
         ({"time": "2026-01-31T12:00:00"}, "'time' should be a time with its zone"),
         ({"time": None}, "'time' should be"),
+        ({"time": "0001-01-01T00:00:00+10:00"}, "'time' should be"),
+        ({"time": "9999-12-31T23:00:00-10:00"}, "'time' should be"),
         ({"model": 3}, "'model' should be a text"),
         ({"input_tokens": "3"}, "'input_tokens' should be a whole number"),
         ({"output_tokens": -1}, "'output_tokens' should be a whole number"),
@@ -111,6 +147,8 @@ def test_sums(write: Callable[..., Path]) -> None:
         ({"input_tokens": None}, "belong together"),
         ({"cost": "free"}, "'cost' should be a number"),
         ({"cost": float("nan")}, "'cost' should be a number"),
+        ({"cost": 10**400}, "'cost' should be a number"),
+        ({"cost": 1e308}, "'cost' should be a number"),
         ({"cost_at_strongest": -0.1}, "'cost_at_strongest' should be a number"),
     ],
 )
