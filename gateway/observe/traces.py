@@ -24,7 +24,7 @@ def load_tracing(environ: Mapping[str, str]) -> "Tracing | None":
     """What traces requests; None when nobody asked for it, or, with one warning, when it cannot be had."""
     if not is_asked_for(environ):
         return None
-    if (fault := _fault_of(environ)) is not None:
+    if (fault := fault_of(environ)) is not None:
         _warn(fault)
         return None
     from gateway.observe.spans import Tracing
@@ -43,7 +43,7 @@ def is_asked_for(environ: Mapping[str, str]) -> bool:
     return any(_value(environ, name) for name in ENDPOINTS)
 
 
-def _fault_of(environ: Mapping[str, str]) -> str | None:
+def fault_of(environ: Mapping[str, str]) -> str | None:
     """Why there can be no traces."""
     exporter = _value(environ, "OTEL_TRACES_EXPORTER")
     if exporter not in ("", "otlp"):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gateway.observe.traces import is_asked_for
+from gateway.observe.traces import fault_of, is_asked_for
 from scripts.local.process import Process, StartError, fetch, require_running, wait_until
 
 _CHAT_TEMPLATE = (
@@ -118,8 +118,8 @@ class DemoDynamo(Dynamo):
 
 def trace_variables(environ: Mapping[str, str]) -> dict[str, str]:
     """What Dynamo needs beside OpenTelemetry's variables to send traces, and its log with them; {} when those ask for
-    none. It would speak gRPC by itself, which Triton and the gateway do not."""
-    if not is_asked_for(environ):
+    none, or for what the gateway can't do. It would speak gRPC by itself, which Triton and the gateway do not."""
+    if not is_asked_for(environ) or fault_of(environ) is not None:
         return {}
     protocol = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_SERVICE_NAME": "dynamo"}
     return {"OTEL_EXPORT_ENABLED": "true", "DYN_LOGGING_JSONL": "true", **protocol}

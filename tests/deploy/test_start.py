@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from classifiers.checkpoint import Head
-from gateway.observe.traces import _fault_of, is_asked_for
+from gateway.observe.traces import fault_of, is_asked_for
 from scripts.adding.models import model_files
+from scripts.local.dynamo import trace_variables
 from scripts.local.process import Process, free_ports, wait_until
 from scripts.local.triton import ENSEMBLES, ROOT, Triton, find_server, infer, trace_options
 from tests.processes import commands
@@ -201,7 +202,7 @@ def test_traces_go_where_opentelemetrys_variables_say(
     started = Started(tmp_path, repository, ("python",), **environ)
     assert [option for option in started.arguments if "trace-config" in option] == expected
     assert list(trace_options(environ)) == expected
-    assert (is_asked_for(environ) and _fault_of(environ) is None) == bool(expected)
+    assert (is_asked_for(environ) and fault_of(environ) is None) == bool(expected) == bool(trace_variables(environ))
 
 
 def test_routellm_routers_with_weights_are_loaded(tmp_path: Path) -> None:
