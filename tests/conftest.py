@@ -11,7 +11,8 @@ import pytest
 
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import Process, free_port, free_ports, wait_until
-from scripts.local.triton import ENSEMBLES, Triton, trace_options
+from scripts.local.traces import trace_options
+from scripts.local.triton import ENSEMBLES, Triton
 from tests.gateway.client import Gateway
 from tests.gateway.otlp import Collector, running_collector
 from tests.repository import repository_with_foreign_ensembles

@@ -347,3 +347,11 @@ def child_processes(triton: Triton) -> list[int]:
     assert triton.process is not None
     tasks = Path(f"/proc/{triton.process.pid}/task").glob("*/children")
     return [int(number) for children in tasks for number in children.read_text().split()]
+
+
+def test_the_demo_dynamos_image_needs_no_other_module() -> None:
+    """What scripts/cluster/Dockerfile.dynamo copies imports nothing of the project that it does not."""
+    blocked = "import sys; sys.modules.update(dict.fromkeys(('gateway', 'classifiers', 'scripts.local.triton')))"
+    code = f"{blocked}; import scripts.local.dynamo, scripts.cluster.dynamo"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

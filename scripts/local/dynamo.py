@@ -15,7 +15,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gateway.observe.traces import fault_of, is_asked_for
 from scripts.local.process import Process, StartError, fetch, require_running, wait_until
 
 _CHAT_TEMPLATE = (
@@ -94,14 +93,21 @@ class Dynamo:
 class DemoDynamo(Dynamo):
     """A Dynamo of mockers, without GPU and weights.
 
-    `speedup` scales the simulated engine: 1.0 answers at about a GPU's pace. The frontend listens on `host`.
+    `speedup` scales the simulated engine: 1.0 answers at about a GPU's pace. The frontend listens on `host`. `environ`:
+    more of all its processes' environment.
     """
 
     def __init__(
-        self, port: int, models: Iterable[str], folder: Path, speedup: float = 1.0, host: str = "127.0.0.1"
+        self,
+        port: int,
+        models: Iterable[str],
+        folder: Path,
+        speedup: float = 1.0,
+        host: str = "127.0.0.1",
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._hub = folder / "hub"
-        environ = {"HF_HUB_CACHE": str(self._hub), "HF_HUB_OFFLINE": "1", **trace_variables(os.environ)}
+        environ = {"HF_HUB_CACHE": str(self._hub), "HF_HUB_OFFLINE": "1", **(environ or {})}
         mockers = {}
         for index, model in enumerate(dict.fromkeys(models)):
             words = ["--model-path", model, "--speedup-ratio", str(speedup)]
@@ -114,15 +120,6 @@ class DemoDynamo(Dynamo):
         for model in self.models:
             write_model_files(self._hub, model)
         super().start()
-
-
-def trace_variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """What Dynamo needs beside OpenTelemetry's variables to send traces, and its log with them; {} when those ask for
-    none, or for what the gateway can't do. It would speak gRPC by itself, which Triton and the gateway do not."""
-    if not is_asked_for(environ) or fault_of(environ) is not None:
-        return {}
-    protocol = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_SERVICE_NAME": "dynamo"}
-    return {"OTEL_EXPORT_ENABLED": "true", "DYN_LOGGING_JSONL": "true", **protocol}
 
 
 def frontend_command(

@@ -33,7 +33,8 @@ from scripts.local.routellm import (
     checkpoint_variable,
     with_routellm_policy,
 )
-from scripts.local.triton import ROOT, Triton, models_with_weights, own_models, trace_options
+from scripts.local.traces import trace_options, trace_variables
+from scripts.local.triton import ROOT, Triton, models_with_weights, own_models
 
 _WATCH_SECONDS = 2.0
 _FAILURES_UNTIL_RESTART = 3
@@ -165,7 +166,7 @@ def _serve(options: argparse.Namespace, stack: ExitStack) -> NoReturn:
         ],
     )
     demo_models = [] if given else _models_at(config, demo_url)
-    demo = DemoDynamo(options.dynamo_port, demo_models, options.state / "dynamo")
+    demo = DemoDynamo(options.dynamo_port, demo_models, options.state / "dynamo", environ=trace_variables(environ))
     for warning in config.warnings:
         _say(f"warning: {warning}")
     _require_ports(options, bool(demo.models))

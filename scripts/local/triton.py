@@ -1,6 +1,5 @@
 """The real Triton Inference Server on this machine: NVIDIA's container's own, or the one in the PyPI wheel."""
 
-import functools
 import importlib.util
 import json
 import os
@@ -8,9 +7,7 @@ import shutil
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import Any
 
 from scripts.local.process import Process, StartError, fetch, wait_until
 
@@ -108,24 +105,6 @@ class Triton:
 def models_with_weights(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The ensembles, and RouteLLM's routers whose weights `environ` names."""
     return (*ENSEMBLES, *(model for model, variable in _ROUTELLM_VARIABLES.items() if environ.get(variable)))
-
-
-def trace_options(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Triton's own options to send traces, those of its image: none where the gateway would have none."""
-    options: tuple[str, ...] = _image_start().trace_options(environ)
-    return options
-
-
-@functools.cache
-def _image_start() -> Any:
-    """The program that starts Triton in its image; by its path, since it stands alone there."""
-    loader = SourceFileLoader("deploy_triton_start", str(ROOT / "deploy" / "triton" / "start"))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # its dataclass looks itself up
-    loader.exec_module(module)
-    return module
 
 
 def own_models(wanted: Mapping[str, str], repository: Path | None) -> tuple[str, ...]:

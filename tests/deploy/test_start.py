@@ -18,9 +18,9 @@ import pytest
 from classifiers.checkpoint import Head
 from gateway.observe.traces import fault_of, is_asked_for
 from scripts.adding.models import model_files
-from scripts.local.dynamo import trace_variables
 from scripts.local.process import Process, free_ports, wait_until
-from scripts.local.triton import ENSEMBLES, ROOT, Triton, find_server, infer, trace_options
+from scripts.local.traces import trace_options, trace_variables
+from scripts.local.triton import ENSEMBLES, ROOT, Triton, find_server, infer
 from tests.processes import commands
 from tests.repository import copy_repository
 

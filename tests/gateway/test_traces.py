@@ -20,7 +20,8 @@ from gateway.observe.spans import _Seldom
 from gateway.observe.traces import load_tracing
 from scripts.local.dynamo import DemoDynamo
 from scripts.local.process import Process, free_port, wait_until
-from scripts.local.triton import Triton, trace_options
+from scripts.local.traces import trace_options
+from scripts.local.triton import Triton
 from tests.conftest import MODELS, StartGateway, running_gateway
 from tests.gateway.client import Gateway, chat, eventually
 from tests.gateway.otlp import Collector, Span
